@@ -1,0 +1,147 @@
+"""Runs the scenarios against the gateway and the baseline in turn and prints a table of medians.
+
+`python -m bench --help` lists the options. Exit status: 0 if every run was valid, 1 if one lost a
+connection or a message, changed an order or could not be made, 2 for a wrong command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench import report
+from bench.scenarios import SCENARIOS, Scenario
+from bench.servers import BASELINE, COMMANDS, GATEWAY, Server, ServerError
+
+if TYPE_CHECKING:
+    from bench.options import LoadOptions
+
+_GRACE_S = 60.0  # beyond the seconds of the load: log in, drain
+_MIN_CPU_S = 0.1  # the kernel counts in steps of 0.01 s: below, the figure would be noise
+_SERVERS = (GATEWAY, BASELINE)
+
+
+def run_once(server: str, load: LoadOptions) -> report.Figures:
+    """Start a server, put one load on it, and return the load's figures with the server's costs.
+
+    `cpu_us` is processor time for each message delivered, after all connections were made, left out where
+    there was too little of it to measure; `kib_per_session` is the growth of memory for each connection of a
+    load with idle ones. Figures of a run that could not be made have only `error`.
+    """
+    try:
+        with Server(COMMANDS[server]) as process:
+            figures = _measure(process, load)
+    except ServerError as error:
+        return {"error": str(error)}
+    return figures if "error" in figures else figures | {"server_exit_status": process.exit_status}
+
+
+def _measure(server: Server, load: LoadOptions) -> report.Figures:
+    host, port = server.address
+    pss_before_kib = server.settled_pss_kib()
+    argv = [sys.executable, "-m", "bench.load", *replace(load, host=host, port=port).to_argv()]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as generator:
+        assert generator.stdout is not None
+        generator.stdout.readline()  # "settled": from here on the server is charged
+        cpu_before_s, begun_s, pss_kib = server.cpu_s(), time.monotonic(), server.pss_kib()
+        try:
+            out, err = generator.communicate(timeout=load.seconds + load.drain_s + _GRACE_S)
+        except subprocess.TimeoutExpired:
+            generator.kill()
+            return {"error": "the load generator did not end"}
+    if generator.returncode:
+        return {"error": err.strip() or f"the load generator ended with {generator.returncode}"}
+    spent_s, took_s = server.cpu_s() - cpu_before_s, time.monotonic() - begun_s
+    figures: report.Figures = json.loads(out.splitlines()[-1])
+    if spent_s >= _MIN_CPU_S and figures["delivered"]:
+        figures["cpu_us"] = round(spent_s * 1e6 / figures["delivered"], 3)
+    figures["server_cpu_share"] = round(spent_s / took_s, 4)
+    if load.idle:
+        figures["kib_per_session"] = round((pss_kib - pss_before_kib) / load.connections, 2)
+    return figures
+
+
+def run_scenario(scenario: Scenario, load: LoadOptions, runs: int) -> list[report.Figures]:
+    """Run the servers in turn, A B A B, and return a result for each, the gateway's first."""
+    print(f"{scenario.name}: {scenario.shows}\n  {load.describe()}; goal: {scenario.goal}", file=sys.stderr)
+    found: dict[str, list[report.Figures]] = {server: [] for server in _SERVERS}
+    for turn in range(runs):
+        for server in _SERVERS:
+            figures = run_once(server, load)
+            found[server].append(figures)
+            _say(server, turn, figures)
+    medians = {server: report.medians(figures) for server, figures in found.items()}
+    return [
+        {
+            "scenario": scenario.name,
+            "server": server,
+            "goal": scenario.goal,
+            "load": asdict(load),
+            "medians": medians[server],
+            "ratio": {} if server == BASELINE else report.ratios(medians[server], medians[BASELINE]),
+            "faults": sorted({fault for run in found[server] for fault in report.faults(run)}),
+            "runs": found[server],
+        }
+        for server in _SERVERS
+    ]
+
+
+def _say(server: str, turn: int, figures: report.Figures) -> None:
+    wrong = report.faults(figures)
+    text = "{delivered_per_s:,.0f} messages/s, p50 {p50_us:,.0f} us, p99 {p99_us:,.0f} us"
+    said = "FAILED: " + "; ".join(wrong) if wrong else text.format(**figures)
+    print(f"  run {turn + 1}, {server}: {said}", file=sys.stderr, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    listed = "\n".join(f"  {s.name:14} {s.load.describe()}: {s.shows}" for s in SCENARIOS)
+    parser = argparse.ArgumentParser(
+        "python -m bench",
+        description=(__doc__ or "").partition("\n")[0],
+        epilog=f"scenarios:\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    names = [scenario.name for scenario in SCENARIOS]
+    parser.add_argument("--json", metavar="FILE", help="write all figures as JSON, - for standard output")
+    parser.add_argument("--quick", action="store_true", help="one short run of each, under a minute in all")
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help="only these")
+    parser.add_argument("--runs", type=int, help="runs of each server (default 3, with --quick 1)")
+    return parser
+
+
+def _write_json(target: str, results: list[report.Figures], runs: int) -> None:
+    machine = {"python": platform.python_version(), "system": platform.platform(), "cpus": os.cpu_count()}
+    text = json.dumps({"machine": machine, "runs": runs, "results": results}, indent=2) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+    else:
+        Path(target).write_text(text, encoding="utf-8")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry of `python -m bench`; returns the exit status."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    runs = args.runs if args.runs is not None else 1 if args.quick else 3
+    if runs < 1:
+        parser.error("--runs is at least 1")
+    results = []
+    for scenario in SCENARIOS:
+        if scenario.name in args.only:
+            results += run_scenario(scenario, scenario.quick if args.quick else scenario.load, runs)
+    print(report.table(results), file=sys.stderr if args.json == "-" else sys.stdout)
+    if args.json:
+        _write_json(args.json, results, runs)
+    return 1 if any(result["faults"] for result in results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Opens and logs in the connections of a load, a bounded number at a time, and proves each login.
+
+A login is silent, so each connection sends one line to itself and waits for it. Knows nothing of loads.
+"""
+
+from __future__ import annotations
+
+import resource
+import select
+import socket
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_MAX_UNPROVED = 64  # below the smallest usual listen backlog, so no connection waits for a retransmission
+_LOGIN_TIMEOUT_S = 20.0
+
+
+class LoginError(Exception):
+    """Some connections could not be opened or did not prove their login."""
+
+
+def raise_file_limit(needed: int) -> None:
+    """Raise the soft limit of open files to the hard one.
+
+    Raises:
+        LoginError: the hard limit is below `needed` files.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard != resource.RLIM_INFINITY and hard < needed + 32:
+        raise LoginError(f"needs {needed + 32} open files, the hard limit is {hard} (see `ulimit -Hn`)")
+
+
+def open_sessions(poll: select.epoll, address: tuple[str, int], names: Sequence[str]) -> list[socket.socket]:
+    """Log every name in and return their sockets, non-blocking, registered for reading, in the order given.
+
+    Raises:
+        LoginError: a connection was refused or closed, or no login was proved for 20 s.
+    """
+    unproved: dict[int, tuple[socket.socket, bytes]] = {}
+    opened: list[socket.socket] = []
+    try:
+        for name in names:
+            while len(unproved) >= _MAX_UNPROVED:
+                _collect(poll, unproved)
+            sock = _connect(address)
+            opened.append(sock)
+            sock.sendall(f"{name}\n{name}: ready\n".encode())
+            sock.setblocking(False)
+            poll.register(sock, select.EPOLLIN)
+            unproved[sock.fileno()] = (sock, f"from {name}: ready\n".encode())
+        while unproved:
+            _collect(poll, unproved)
+    except BaseException:
+        for sock in opened:
+            sock.close()
+        raise
+    return opened
+
+
+def _connect(address: tuple[str, int]) -> socket.socket:
+    try:
+        sock = socket.create_connection(address, timeout=_LOGIN_TIMEOUT_S)
+    except OSError as error:
+        raise LoginError(f"cannot connect to {address[0]}:{address[1]}: {error}") from error
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def _collect(poll: select.epoll, unproved: dict[int, tuple[socket.socket, bytes]]) -> None:
+    events = poll.poll(_LOGIN_TIMEOUT_S)
+    if not events:
+        raise LoginError(f"{len(unproved)} connections did not prove their login")
+    for fd, _ in events:
+        if fd not in unproved:
+            raise LoginError("the server closed a connection, or said more than the proof of its login")
+        sock, missing = unproved.pop(fd)
+        try:
+            got = sock.recv(len(missing))
+        except OSError as error:
+            raise LoginError(f"connection lost during login: {error}") from error
+        if not got or not missing.startswith(got):
+            raise LoginError(f"the server did not accept a login: {got!r}")
+        if got != missing:
+            unproved[fd] = (sock, missing[len(got) :])

@@ -1,0 +1,102 @@
+"""Options of the load generator: one dataclass, from and to a command line; knows nothing of sockets."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, fields
+
+MAX_CONNECTIONS = 28_000  # local ports of one source address on Linux by default
+MAX_SECONDS = 600.0
+MAX_WINDOW = 4096  # bounds the memory of the prepared texts
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """What one load does; sizes in bytes, times in seconds, rate in messages a second in all."""
+
+    pairs: int = 100
+    fanout: int = 1
+    window: int = 64
+    rate_per_s: float = 0.0
+    size: tuple[int, int] = (64, 64)
+    seconds: float = 5.0
+    idle: int = 0
+    drain_s: float = 5.0
+    host: str = "127.0.0.1"
+    port: int = 0
+
+    def __post_init__(self) -> None:
+        checks = {
+            "pairs, fanout and window are at least 1": min(self.pairs, self.fanout, self.window) >= 1,
+            f"window is at most {MAX_WINDOW}": self.window <= MAX_WINDOW,
+            "rate, idle and drain are not negative": min(self.rate_per_s, self.idle, self.drain_s) >= 0,
+            f"seconds is above 0 and at most {MAX_SECONDS:g}": 0 < self.seconds <= MAX_SECONDS,
+            "size is B or LOW-HIGH, from 4 to 16000": 4 <= self.size[0] <= self.size[1] <= 16_000,
+            f"at most {MAX_CONNECTIONS} connections in all": self.connections <= MAX_CONNECTIONS,
+        }
+        wrong = [text for text, holds in checks.items() if not holds]
+        if wrong:
+            raise ValueError("; ".join(wrong))
+
+    @property
+    def connections(self) -> int:
+        """Connections the load opens."""
+        return self.pairs * (1 + self.fanout) + self.idle
+
+    def describe(self) -> str:
+        """The load in short, for people."""
+        pace = f"rate {self.rate_per_s:g}/s" if self.rate_per_s else f"window {self.window}"
+        size = "-".join(str(n) for n in sorted(set(self.size)))
+        extra = [f"fanout {self.fanout}"] * (self.fanout > 1) + [f"{self.idle} idle"] * (self.idle > 0)
+        pairs = "1 pair" if self.pairs == 1 else f"{self.pairs} pairs"
+        return ", ".join([pairs, pace, f"{size} bytes", *extra])
+
+    def to_argv(self) -> list[str]:
+        """The command line that gives these options back."""
+        argv = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            text = "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            argv += [f"--{_FLAGS.get(field.name, field.name)}", text]
+        return argv
+
+
+_FLAGS = {"rate_per_s": "rate", "drain_s": "drain"}
+_HELP = {
+    "pairs": "conversations; each has a sender and FANOUT receivers, all held by this process",
+    "fanout": "receivers that each line names",
+    "window": "closed loop: lines in flight for each sender; the next is sent when one has arrived",
+    "rate_per_s": "open loop instead: lines a second in all, sent when due whatever the server does",
+    "size": "bytes of each text, B or LOW-HIGH for a mixture spread evenly in ratio",
+    "seconds": "how long to send; the first fifth is warm-up and not counted",
+    "idle": "further connections that log in, send one line to themselves and do nothing more",
+    "drain_s": "how long to wait at most for what is in flight at the end",
+    "host": "address of the server",
+    "port": "port of the server",
+}
+
+
+def _size(text: str) -> tuple[int, int]:
+    low, _, high = text.partition("-")
+    return int(low), int(high or low)
+
+
+def parse_options(prog: str, description: str, argv: list[str] | None = None) -> LoadOptions:
+    """Read a command line; ends the process with status 2 and one clear line if it is wrong."""
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog, description=description, formatter_class=layout)
+    for field in fields(LoadOptions):
+        flag = f"--{_FLAGS.get(field.name, field.name)}"
+        default = field.default
+        kind = _size if isinstance(default, tuple) else type(default)
+        shown = default[0] if isinstance(default, tuple) else default
+        needed = field.name == "port"
+        text = _HELP[field.name] if needed else f"{_HELP[field.name]} (default {shown})"
+        parser.add_argument(
+            flag, dest=field.name, type=kind, default=default, metavar=kind.__name__.strip("_").upper(),
+            required=needed, help=text,
+        )
+    try:
+        return LoadOptions(**vars(parser.parse_args(argv)))
+    except ValueError as error:
+        parser.error(str(error))

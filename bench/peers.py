@@ -1,0 +1,135 @@
+"""Senders and receivers of a load: one non-blocking socket each, driven by the generator's one loop.
+
+They know nothing of pacing. A lost connection is raised as ConnectionError and handled by the generator.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bench.schedule import Arrivals, BurstLog
+from bench.wire import Expected, Script
+
+if TYPE_CHECKING:
+    import socket
+
+_READ_BYTES = 256 * 1024
+_SEND_BYTES = 64 * 1024  # one call; a socket that takes more is served again in the same turn
+
+
+class ReadBuffer:
+    """One buffer that all reads of the process share; holds the bytes of the latest read only."""
+
+    __slots__ = ("_bytes", "_view")
+
+    def __init__(self) -> None:
+        self._bytes = bytearray(_READ_BYTES)
+        self._view = memoryview(self._bytes)
+
+    def read(self, sock: socket.socket) -> memoryview:
+        """Return what the socket holds, empty if nothing after all.
+
+        Raises:
+            ConnectionError: the server closed or reset the connection.
+        """
+        try:
+            count = sock.recv_into(self._bytes)
+        except BlockingIOError:
+            return self._view[:0]
+        if not count:
+            raise ConnectionResetError("closed by the server")
+        return self._view[:count]
+
+
+class Sender:
+    """The sending end of one conversation; created and closed by the generator."""
+
+    __slots__ = (
+        "_script", "_sent_bytes", "fanout", "in_flight", "is_blocked", "log", "notices", "queued", "sock",
+    )
+
+    def __init__(self, sock: socket.socket, script: Script, fanout: int) -> None:
+        self.sock = sock
+        # what is sent, line after line
+        self._script = script
+        # bytes of the script handed to the kernel so far
+        self._sent_bytes = 0
+        # receivers of each line
+        self.fanout = fanout
+        # copies sent or queued and not yet received
+        self.in_flight = 0
+        # whether the kernel took less than was queued, so that a writable event is awaited
+        self.is_blocked = False
+        # when each burst was due
+        self.log = BurstLog()
+        # lines that the server sent to this end
+        self.notices = 0
+        # lines queued so far, sent or not
+        self.queued = 0
+
+    def room(self, window: int) -> int:
+        """Lines that may be sent before `window` lines are in flight."""
+        return (window * self.fanout - self.in_flight) // self.fanout
+
+    def queue(self, lines: int, due_s: float) -> None:
+        """Send the next `lines` lines, or keep what the kernel does not take for later."""
+        self.queued += lines
+        self.in_flight += lines * self.fanout
+        self.log.add(self.queued, due_s)
+        if not self.is_blocked:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand queued bytes to the kernel until it takes no more; sets `is_blocked`.
+
+        Raises:
+            ConnectionError: the server closed or reset the connection.
+        """
+        script, sent = self._script, self._sent_bytes
+        target = script.offset(self.queued)
+        try:
+            while sent < target:
+                at = sent % script.period_bytes
+                piece = min(target - sent, script.period_bytes, _SEND_BYTES)
+                sent += self.sock.send(script.view[at : at + piece])
+        except BlockingIOError:
+            pass
+        self._sent_bytes = sent
+        self.is_blocked = sent < target
+
+    def drop_unsent(self) -> int:
+        """Forget queued lines of which no byte was sent, and return how many they were."""
+        begun = self._script.lines_begun(self._sent_bytes)
+        dropped = self.queued - begun
+        self.queued = begun
+        self.in_flight -= dropped * self.fanout
+        return dropped
+
+    def on_readable(self, buffer: ReadBuffer) -> None:
+        """Count what the server says to a sender: nothing but notices is expected."""
+        self.notices += bytes(buffer.read(self.sock)).count(b"\n")
+
+
+class Receiver:
+    """One receiving end of a conversation; created and closed by the generator."""
+
+    __slots__ = ("arrivals", "expected", "sender", "sock")
+
+    def __init__(self, sock: socket.socket, script: Script, sender: Sender) -> None:
+        self.sock = sock
+        # who sends to it
+        self.sender = sender
+        # checks and counts what arrives
+        self.expected = Expected(script)
+        # turns counts into latencies
+        self.arrivals = Arrivals(sender.log)
+
+    def on_readable(self, buffer: ReadBuffer) -> int:
+        """Read once and return how many copies that completed.
+
+        Raises:
+            ConnectionError: the server closed or reset the connection.
+        """
+        lines = self.expected.feed(buffer.read(self.sock))
+        self.sender.in_flight -= lines
+        return lines

@@ -1,0 +1,178 @@
+"""The command `chat-gateway`: reads options, and hands over to what does the work.
+
+Everything but the options is imported inside the commands, so that `--help` answers at once. Exit status 2
+is a usage error or a configuration that cannot be used.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from chat_gateway.config import Config
+
+app = typer.Typer(
+    name="chat-gateway",
+    help="A chat server whose back-pressure reaches the sender's socket.",
+    epilog="\b\nIn one terminal, and in another one:\n  chat-gateway serve\n  chat-gateway connect alice",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="A TOML file; without it the packaged defaults hold."),
+]
+ListenOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--listen",
+        metavar="URL",
+        help="Where to listen, such as line://127.0.0.1:8080; replaces the listeners of the file. May be "
+        "repeated; port 0 lets the system choose.",
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override any key of the file, such as stages.route.capacity=4096. May be repeated.",
+    ),
+]
+LogFormatOption = Annotated[
+    Literal["auto", "json", "text"] | None,
+    typer.Option("--log-format", help="The form of the log; short for --set log.format=..."),
+]
+LoopOption = Annotated[
+    Literal["auto", "uvloop", "asyncio"] | None,
+    typer.Option("--loop", help="The event loop; short for --set runtime.loop=..."),
+]
+
+
+def main() -> None:
+    """Run the command with the arguments of this process."""
+    app(prog_name="chat-gateway")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"chat-gateway {version('chat-gateway')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options_of_all(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(
+    epilog="\b\nExamples:\n"
+    "  chat-gateway serve --listen line://127.0.0.1:9000\n"
+    "  chat-gateway serve --config gateway.toml --set limits.max_connections=500\n"
+    "  CHAT_GATEWAY_LOG__LEVEL=debug chat-gateway serve"
+)
+def serve(
+    config: ConfigOption = None,
+    listen: ListenOption = None,
+    set_: SetOption = None,
+    log_format: LogFormatOption = None,
+    loop: LoopOption = None,
+) -> None:
+    """Run the gateway until SIGTERM or Ctrl-C.
+
+    Environment variables such as CHAT_GATEWAY_STAGES__ROUTE__CAPACITY=4096 override the file;
+    options override both.
+    """
+    effective = _load(config, listen, set_, log_format, loop)
+    from chat_gateway.gateway import run_gateway
+
+    raise SystemExit(run_gateway(effective))
+
+
+@app.command(
+    epilog="\b\nExamples:\n"
+    "  chat-gateway check --config gateway.toml\n"
+    "  chat-gateway check --set limits.max_connections=500 > gateway.toml"
+)
+def check(
+    config: ConfigOption = None,
+    listen: ListenOption = None,
+    set_: SetOption = None,
+    log_format: LogFormatOption = None,
+    loop: LoopOption = None,
+) -> None:
+    """Print the configuration, or all that is wrong with it.
+
+    With it comes the most memory that messages can take under it. What is printed is a configuration file
+    itself. The exit status is 0, or 2 when something is wrong.
+    """
+    effective = _load(config, listen, set_, log_format, loop)
+    from chat_gateway.check import physical_memory_bytes, report
+
+    typer.echo(report(effective, physical_memory_bytes()), nl=False)
+
+
+@app.command(
+    epilog="\b\nExamples:\n"
+    "  chat-gateway connect alice\n"
+    '  echo "alice: the build is green" | chat-gateway connect bot --to 127.0.0.1:9000'
+)
+def connect(
+    login: Annotated[str, typer.Argument(metavar="LOGIN", help="Who you are to the others.")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="HOST:PORT", help="The gateway; an IPv6 host in brackets.")
+    ] = "127.0.0.1:8080",
+) -> None:
+    """Chat from the terminal, or through a pipe: lines in, lines out.
+
+    Type "bob: hello" to write to bob, "bob, carol: hello" to write to both. Ctrl-D ends.
+    """
+    host, port = _host_port(to)
+    from chat_gateway.client import run_client
+
+    raise SystemExit(run_client(login, host, port))
+
+
+def _load(
+    path: Path | None,
+    listen: list[str] | None,
+    sets: list[str] | None,
+    log_format: str | None,
+    loop: str | None,
+) -> Config:
+    """The effective configuration; or one line for each problem, and the end with status 2."""
+    from chat_gateway.config_sources import ConfigError, load
+
+    shorthands = {"log.format": log_format, "runtime.loop": loop}
+    short_sets = [f"{key}={value}" for key, value in shorthands.items() if value is not None]
+    try:
+        return load(path, os.environ, [*(sets or ()), *short_sets], listen or ())
+    except ConfigError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+
+
+def _host_port(text: str) -> tuple[str, int]:
+    from chat_gateway.config import split_host_port
+
+    try:
+        host, port = split_host_port(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} {error}", param_hint="--to") from None
+    if port == 0:
+        raise typer.BadParameter("port 0 cannot be connected to", param_hint="--to")
+    return host, port

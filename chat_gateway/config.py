@@ -1,0 +1,368 @@
+"""What can be configured: every key with its default, its range and what it does.
+
+The defaults of these models are the packaged defaults, and the text below each key is its comment in
+`configs/gateway.toml`. Knows nothing of files, environment variables or options: that is `config_sources`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+_SCHEMES = ("line",)
+_HOST_PORT = re.compile(r"(?:\[(?P<six>[^\[\]\s]+)\]|(?P<name>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})")
+
+
+def split_host_port(text: str) -> tuple[str, int]:
+    """Split `HOST:PORT`; an IPv6 host stands in brackets and is returned without them, compressed.
+
+    Raises:
+        ValueError: with words that can follow the text, such as "has a port above 65535".
+    """
+    match = _HOST_PORT.fullmatch(text)
+    if match is None:
+        raise ValueError("is not HOST:PORT")
+    port = int(match["port"])
+    if port > 65535:
+        raise ValueError("has a port above 65535")
+    return _canonical_host(match["six"], match["name"]), port
+
+
+def _canonical_host(six: str | None, name: str | None) -> str:
+    try:
+        if six is not None:
+            return str(ipaddress.IPv6Address(six))
+        assert name is not None
+        if re.fullmatch(r"[0-9.]+", name):
+            return str(ipaddress.IPv4Address(name))
+    except ValueError:
+        raise ValueError("has a host that is not an IP address") from None
+    return name.lower()
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """Where a listener accepts: made from a url of the configuration, or directly in tests."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def from_url(cls, url: str) -> ListenAddress:
+        """Read `line://HOST:PORT`; port 0 lets the system choose one.
+
+        Raises:
+            ValueError: with words that can follow the url, such as "is not HOST:PORT".
+        """
+        scheme, separator, rest = url.partition("://")
+        if not separator or scheme not in _SCHEMES:
+            raise ValueError('does not begin with "line://"')
+        host, port = split_host_port(rest)
+        return cls(scheme, host, port)
+
+    @property
+    def url(self) -> str:
+        """The address as the configuration spells it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+
+def _listen_address(value: object) -> ListenAddress:
+    if isinstance(value, ListenAddress):
+        return value
+    url = value.get("url") if isinstance(value, dict) else None
+    if not isinstance(url, str):
+        raise PydanticCustomError("listen_item", "has no url that is a string")
+    try:
+        return ListenAddress.from_url(url)
+    except ValueError as error:
+        raise PydanticCustomError("listen_url", "{why}", {"why": str(error)}) from None
+
+
+class Rise(NamedTuple):
+    """A pair of keys of one table of which the first must be below the second."""
+
+    lower: str
+    upper: str
+    may_be_equal: bool = True
+
+    def holds(self, lower: float, upper: float) -> bool:
+        """Whether the two values stand in the right order."""
+        return lower < upper or (self.may_be_equal and lower == upper)
+
+
+class Section(BaseModel):
+    """One table of the configuration: frozen, strict, without unknown keys."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+    # Checked field by field, so that one bad value of a table does not hide a bad pair beside it.
+    rises: ClassVar[tuple[Rise, ...]] = ()
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _check_rises(cls, value: object, info: ValidationInfo) -> object:
+        known = {**info.data, str(info.field_name): value}
+        for rise in cls.rises:
+            if info.field_name in rise and rise.lower in known and rise.upper in known:
+                values = {"lower_value": known[rise.lower], "upper_value": known[rise.upper]}
+                if not rise.holds(*values.values()):
+                    message = "{lower} = {lower_value} does not fit {upper} = {upper_value}"
+                    raise PydanticCustomError("rise", message, {**rise._asdict(), **values})
+        return value
+
+
+class LimitsConfig(Section):
+    """What one connection, and all of them together, may take."""
+
+    rises = (Rise("max_line_bytes", "max_read_bytes"),)
+
+    max_connections: int = Field(default=10_000, ge=1, le=1_000_000)
+    """Connections at the same time. Choose it with the memory that `chat-gateway check` prints, and keep
+    it below the number of files the process may open (`ulimit -n`).
+    """
+    at_limit: Literal["wait", "busy"] = "wait"
+    """What happens at max_connections: "wait" leaves new connections in the queue of the kernel, "busy"
+    answers `! busy` and closes. Choose busy when clients know another gateway to try.
+    """
+    max_line_bytes: int = Field(default=16_384, ge=128, le=1_048_576)
+    """The longest line a client may send; a longer one ends its connection. Choose the longest message of
+    your users with its recipients, in bytes of UTF-8.
+    """
+    max_read_bytes: int = Field(default=65_536, ge=128, le=16_777_216)
+    """What one connection may bring in one turn of the event loop, at least max_line_bytes. Choose less to
+    be fairer to the others, more for larger batches.
+    """
+    max_recipients: int = Field(default=256, ge=1, le=65_536)
+    """Recipients of one line; a line with more is refused. Choose the largest group your users write to."""
+    login_timeout_s: float = Field(default=10.0, ge=0.01, le=3600)
+    """Seconds a new connection has to send its login. Lower it when idle strangers use connections up."""
+    max_inflight_messages: int = Field(default=4096, ge=1, le=1_000_000)
+    """Copies of one session that are accepted and have no outcome yet; beyond them its socket is not read.
+    Choose its peak rate in copies/s × the longest delay in seconds.
+    """
+    max_inflight_bytes: int = Field(default=262_144, ge=1024, le=1_073_741_824)
+    """The same credit in bytes. Every connection may use its own up, so lower it when the memory that
+    `chat-gateway check` prints is too much.
+    """
+    notices: bool = True
+    """Whether the gateway tells clients what went wrong, in lines that begin with `! `. Choose false only
+    for clients that cannot stand such lines.
+    """
+
+
+class StageConfig(Section):
+    """The bounds of one stage of the pipeline."""
+
+    capacity: int = Field(default=16_384, ge=1, le=10_000_000)
+    """Messages that may wait in front of this stage. Choose peak rate × time in the stage × 2; the metrics
+    record has both.
+    """
+    concurrency: int = Field(default=64, ge=1, le=10_000)
+    """Batches that an asynchronous handler works on at once; a synchronous one runs in line. Choose what
+    the service behind the handler can take.
+    """
+    timeout_s: float = Field(default=5.0, ge=0.001, le=3600)
+    """Seconds an asynchronous handler has for one batch. Choose twice its slowest good answer."""
+
+
+class StagesConfig(Section):
+    """The three stages, in the order messages flow."""
+
+    parse: StageConfig = StageConfig()
+    """Splits and checks what was read."""
+    route: StageConfig = StageConfig()
+    """Looks the recipients up."""
+    deliver: StageConfig = StageConfig()
+    """Encodes and offers to the outboxes."""
+
+
+class OutboxConfig(Section):
+    """The queue of bytes in front of each outbound writer."""
+
+    rises = (
+        Rise("low_watermark_bytes", "high_watermark_bytes", may_be_equal=False),
+        Rise("high_watermark_bytes", "max_outbox_bytes"),
+        Rise("write_timeout_s", "evict_after_s"),
+    )
+
+    max_outbox_bytes: int = Field(default=524_288, ge=1024, le=1_073_741_824)
+    """Bytes that may wait for one writer. Choose what a good client may fall behind in a short pause; it
+    counts once for each connection in the memory.
+    """
+    high_watermark_bytes: int = Field(default=262_144, ge=1, le=1_073_741_824)
+    """Above it the senders to this writer are stalled. Choose half of max_outbox_bytes, which leaves room
+    for what is already on its way.
+    """
+    low_watermark_bytes: int = Field(default=65_536, ge=0, le=1_073_741_824)
+    """At or below it stalled senders run on. Choose a quarter of the high watermark: pauses are rare and
+    the writer does not run dry.
+    """
+    send_buffer_bytes: int = Field(default=65_536, ge=2048, le=16_777_216)
+    """The send buffer of each socket in the kernel (SO_SNDBUF). Small shows a slow reader soon; raise it
+    to rate × round trip for fast clients far away.
+    """
+    write_timeout_s: float = Field(default=5.0, ge=0.01, le=3600)
+    """Seconds without progress that count as one failure for the breaker. Choose longer than the pauses
+    that mobile clients make.
+    """
+    min_progress_bytes: int = Field(default=4096, ge=1, le=16_777_216)
+    """Bytes that must leave the machine within write_timeout_s to count as progress. Choose
+    write_timeout_s × the slowest reader you want to keep, in bytes/s.
+    """
+    evict_after_s: float = Field(default=30.0, ge=0.01, le=86_400)
+    """Seconds a writer may be stuck in all before its connection is closed with `! slow-consumer`. Choose
+    several write_timeout_s, so that the breaker has its turn first.
+    """
+    linger_s: float = Field(default=2.0, ge=0, le=3600)
+    """Seconds that a closed connection still reads and throws away, so that the client is not reset before
+    it has the last lines. Choose a few round trips.
+    """
+
+
+class WhenFullConfig(Section):
+    """What senders meet at a full outbox, for each kind of traffic."""
+
+    direct: Literal["stall", "refuse"] = "stall"
+    """A message to one recipient: "stall" pauses its sender until there is room, "refuse" refuses the copy
+    at once. Choose refuse when late is worse than never.
+    """
+    fanout: Literal["stall", "refuse"] = "refuse"
+    """A message to several recipients. With "stall" the slowest member sets the pace of the group; choose
+    it only where every copy must arrive.
+    """
+
+
+class RetryConfig(Section):
+    """How waits for a stuck writer are repeated."""
+
+    rises = (Rise("base_delay_s", "max_delay_s"),)
+
+    base_delay_s: float = Field(default=0.1, ge=0.001, le=3600)
+    """The first retry waits a random part of this many seconds, each further one of twice as many. Choose
+    the time in which a short trouble usually passes.
+    """
+    max_delay_s: float = Field(default=2.0, ge=0.001, le=3600)
+    """The bound of that doubling, in seconds. Choose the delay you accept after a trouble is over."""
+    budget_ratio: float = Field(default=0.2, ge=0, le=1)
+    """Retries allowed for each attempt, over all writers. Lower it when retries keep a trouble alive."""
+    budget_window_s: float = Field(default=10.0, ge=0.01, le=3600)
+    """Seconds over which attempts and retries are compared. Choose several times max_delay_s."""
+    budget_floor: int = Field(default=10, ge=0, le=1_000_000)
+    """Retries allowed in each window whatever the ratio says, so that a quiet gateway can retry at all.
+    Keep it small.
+    """
+
+
+class BreakerConfig(Section):
+    """The circuit breaker of each outbound writer."""
+
+    fail_max: int = Field(default=3, ge=1, le=1000)
+    """Failures in a row that open the breaker, after which copies to this writer are refused at once.
+    Choose so that fail_max × outbox.write_timeout_s is as long as senders may be stalled.
+    """
+    reset_timeout_s: float = Field(default=5.0, ge=0.01, le=3600)
+    """Seconds an open breaker waits before it looks whether the writer moves again. Choose the time a
+    recipient usually needs to come back.
+    """
+
+
+class ShutdownConfig(Section):
+    """How the gateway ends."""
+
+    drain_timeout_s: float = Field(default=10.0, ge=0, le=3600)
+    """Seconds to deliver what was accepted after SIGTERM or Ctrl-C. Choose less than the time your service
+    manager waits before it kills.
+    """
+
+
+class LogConfig(Section):
+    """What is logged and how."""
+
+    format: Literal["auto", "json", "text"] = "auto"
+    """The form of the log: "json" is one object a line, "text" is for people. Choose auto, which is text on a
+    terminal and json elsewhere, unless a program reads the terminal.
+    """
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least level that is written. Choose info, which has nothing for each message, for production, and
+    debug for a search on a quiet gateway.
+    """
+    queue_records: int = Field(default=10_000, ge=1, le=10_000_000)
+    """Records that may wait for the writer of the log; more are dropped and counted, the gateway never
+    waits. Choose the longest pause of what reads the log × records/s.
+    """
+    flood_per_s: int = Field(default=10, ge=1, le=1_000_000)
+    """Records a second for each event, reason and address before the rest are left out and counted. Raise
+    it when every single one is needed.
+    """
+
+
+class MetricsConfig(Section):
+    """The numbers in the log."""
+
+    interval_s: float = Field(default=10.0, ge=0.01, le=3600)
+    """Seconds between two metrics records. Lower it while you tune, raise it when the log must stay small."""
+
+
+class RuntimeConfig(Section):
+    """What the gateway runs on."""
+
+    loop: Literal["auto", "uvloop", "asyncio"] = "auto"
+    """The event loop: "auto" is uvloop where it is installed and asyncio elsewhere. Choose asyncio for
+    a search in the gateway's own code.
+    """
+
+
+class Config(Section):
+    """The whole configuration: made once at the start by `config_sources.load`, then only read."""
+
+    listen: tuple[Annotated[ListenAddress, PlainValidator(_listen_address)], ...] = Field(
+        default=(ListenAddress("line", "127.0.0.1", 8080),), strict=False
+    )
+    """Where clients connect; one [[listen]] table for each address. Choose 127.0.0.1 for this machine
+    alone, 0.0.0.0 or [::] for every network; port 0 lets the system choose.
+    """
+    limits: LimitsConfig = LimitsConfig()
+    """What one connection, and all of them together, may take."""
+    stages: StagesConfig = StagesConfig()
+    """The stages every message passes."""
+    outbox: OutboxConfig = OutboxConfig()
+    """The queue of bytes in front of each outbound writer."""
+    when_full: WhenFullConfig = WhenFullConfig()
+    """What senders meet at a full outbox, for each kind of traffic."""
+    retry: RetryConfig = RetryConfig()
+    """How the wait for a stuck writer is repeated."""
+    breaker: BreakerConfig = BreakerConfig()
+    """The circuit breaker of each outbound writer."""
+    shutdown: ShutdownConfig = ShutdownConfig()
+    """How the gateway ends."""
+    log: LogConfig = LogConfig()
+    """What is logged and how."""
+    metrics: MetricsConfig = MetricsConfig()
+    """The numbers in the log."""
+    runtime: RuntimeConfig = RuntimeConfig()
+    """What the gateway runs on."""
+
+    @field_validator("listen", mode="after")
+    @classmethod
+    def _check_listen(cls, listen: tuple[ListenAddress, ...]) -> tuple[ListenAddress, ...]:
+        if not listen:
+            raise PydanticCustomError("listen_empty", "there is no listener")
+        fixed = [address.url for address in listen if address.port]
+        twice = sorted({url for url in fixed if fixed.count(url) > 1})
+        if twice:
+            raise PydanticCustomError("listen_twice", "{urls} is given twice", {"urls": ", ".join(twice)})
+        return listen

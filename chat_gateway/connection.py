@@ -1,0 +1,378 @@
+"""One transport to one peer: reads blocks of lines, pauses when it must, closes in order.
+
+A Connection has no task, no queue and no timer of its own. It reads into a buffer that all
+connections of a worker share, puts whole lines into the topology as one block, and looks at one
+place (`update_reading`) whether it may read on. Closing is orderly: what is pending is flushed, the
+sending side is shut down, and what the peer still sends is read and thrown away until it has closed
+too, since a close with unread input is a reset and loses what was sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import select
+from typing import TYPE_CHECKING, cast
+
+from chat_gateway.disconnect import Disconnect
+from chat_gateway.session import Session
+from chat_gateway.sockets import unsent_bytes
+from stages.first_line import BadLoginError, NotLineProtocolError, check_unfinished, login_of
+from stages.line_codec import LineCodec, LineFramer
+from stages.message import Block, Refusal
+from stages.notices import notice_line
+
+if TYPE_CHECKING:
+    from chat_gateway.connections import Connections
+    from chat_gateway.disconnect import Reason
+    from pipeline.permits import Permits
+    from stages.outbox import Outbox
+
+__all__ = ["Connection", "State"]
+
+# What a peer may still send after we closed our side before we stop listening politely.
+_MAX_DISCARDED_BYTES = 1 << 20
+
+
+class State(enum.IntEnum):
+    """Where a connection is in its life; only ever goes up."""
+
+    NEW = 0  # constructed, no transport yet
+    LOGIN = 1  # its first line has not come
+    OPEN = 2  # logged in
+    LEAVING = 3  # the peer has ended its stream; its copies are waited for
+    FLUSHING = 4  # we end it: what is pending goes out
+    LINGERING = 5  # our side is shut down; reading and throwing away until the peer closes
+    CLOSED = 6
+
+
+class Connection(asyncio.BufferedProtocol):
+    """Made by a listener, ends when its transport does. Lives in the loop's callbacks."""
+
+    __slots__ = (
+        "_all",
+        "_closed_waiter",
+        "_discarded",
+        "_framer",
+        "_has_yielded",
+        "_is_reading",
+        "_last_line",
+        "_last_progress",
+        "_transport",
+        "_waits_for_room",
+        "address",
+        "outbox",
+        "port",
+        "reason",
+        "session",
+        "state",
+        "tokens",
+    )
+
+    def __init__(self, connections: Connections, address: str, port: int, tokens: Permits) -> None:
+        self._all = connections
+        self.address = address  # of the peer, for logs and limits
+        self.port = port
+        self.tokens = tokens  # where its token came from and goes back to
+        self.state = State.NEW
+        self.reason: Reason | None = None  # why it ends, once that is known
+        self.session: Session | None = None
+        self.outbox: Outbox | None = None
+        self._framer = LineFramer(connections.limits.max_line_bytes)
+        self._transport: asyncio.Transport | None = None
+        self._is_reading = True  # as the transport was last told
+        self._waits_for_room = False  # a block of ours stands in line at the parse stage
+        self._has_yielded = False  # brought enough for this turn of the loop
+        self._discarded = 0  # bytes thrown away while closing
+        self._closed_waiter: asyncio.Future[None] | None = None  # who waits for its end
+        self._last_line = b""  # Notice that says why it ends
+        self._last_progress = (-1, -1)  # what an orderly close had left when it was last looked at
+
+    # What the transport calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is ours."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's does not inherit from it
+        self.state = State.LOGIN
+        try:
+            self.outbox = self._all.open_outbox(self._transport)
+            self._transport.set_write_buffer_limits(high=0, low=0)
+            self._all.add(self)
+        except Exception as error:
+            self._on_own_error(error)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """The buffer that all connections share; what is in it is taken out before the next read."""
+        return self._all.read_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """So many bytes were read."""
+        connections = self._all
+        connections.ledger.bytes_in += nbytes
+        try:
+            self._on_data(bytes(connections.read_buffer[:nbytes]))
+        except Exception as error:
+            self._on_own_error(error)
+        if nbytes == connections.limits.max_read_bytes:
+            self._yield_turn()
+
+    def eof_received(self) -> bool:
+        """The peer has ended its stream. True keeps our side open until what is pending is out."""
+        try:
+            return self._on_eof()
+        except Exception as error:
+            self._on_own_error(error)
+            return False
+
+    def pause_writing(self) -> None:
+        """The transport holds bytes that the kernel has not taken."""
+        assert self.outbox is not None
+        self.outbox.pause()
+
+    def resume_writing(self) -> None:
+        """The transport has handed everything on."""
+        assert self.outbox is not None
+        self.outbox.resume()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The transport is gone, in whatever way."""
+        self._transport = None
+        if self.reason is None:
+            self.reason = Disconnect.CLIENT_LOST if exc is not None else Disconnect.CLIENT_CLOSED
+        if self.session is not None:
+            self._all.hub.release(self.session)
+        if self.outbox is not None:
+            self.outbox.on_empty = None
+            self.outbox.close(Refusal.SHUTDOWN if self._all.is_draining else Refusal.GONE)
+        self.state = State.CLOSED
+        if self._closed_waiter is not None:
+            self._closed_waiter.set_result(None)
+        self._all.on_lost(self)
+        if self.session is None or not self.session.inflight_messages:
+            self._all.settle(self)
+
+    # What the session calls.
+
+    def update_reading(self) -> None:
+        """Pause or resume the transport so that it fits everything that has a say in it."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        may_read = self._may_read()
+        if may_read == self._is_reading or self.state == State.LEAVING:
+            return
+        self._is_reading = may_read
+        if may_read:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    def on_credit_back(self) -> None:
+        """All copies of this session have their outcome."""
+        if self.state == State.LEAVING:
+            self.end(self.reason or Disconnect.CLIENT_CLOSED)
+        elif self.state == State.CLOSED:
+            self._all.settle(self)
+
+    def end_if_gone(self) -> bool:
+        """End it if its peer has gone, which a connection that is not read does not notice by itself."""
+        if self._is_reading or self._transport is None or not self._is_peer_gone():
+            return False
+        if self.session is not None:
+            self._all.hub.release(self.session)
+        self.abort(Disconnect.CLIENT_LOST)
+        return True
+
+    # What the worker calls.
+
+    def end(self, reason: Reason, words: str = "") -> None:
+        """Close in order: flush, say why, shut down the sending side, read on until the peer closes.
+
+        `words` replace those that the last Notice says by default.
+        """
+        if self.state >= State.FLUSHING or self._transport is None:
+            return
+        assert self.outbox is not None
+        has_ended = self.state == State.LEAVING
+        self.state = State.FLUSHING
+        self.reason = reason
+        if reason.word and self._all.limits.notices:
+            self._last_line = notice_line(reason.word, words or reason.words)
+        if self.session is not None:
+            self._all.hub.release(self.session)
+        self._all.on_ending(self)
+        self.outbox.on_empty = self._close_gently if has_ended else self._shut_down_sending
+        self.outbox.flush_soon()
+        self.update_reading()
+
+    def abort(self, reason: Reason) -> None:
+        """Close at once; what is pending is refused."""
+        self.reason = self.reason or reason
+        if self._transport is not None:
+            self._transport.abort()
+
+    def on_linger_due(self) -> None:
+        """The time for an orderly close is over, unless what is pending still moves."""
+        progress = self.progress()
+        if self.state == State.FLUSHING and progress != self._last_progress:
+            self._last_progress = progress
+            self._all.on_ending(self)
+        else:
+            self.abort(Disconnect.CLIENT_LOST)
+
+    def progress(self) -> tuple[int, int]:
+        """Changes whenever something pending has moved: in the outbox, or from the kernel to the peer."""
+        assert self.outbox is not None
+        assert self._transport is not None
+        return self.outbox.pending_bytes, unsent_bytes(self._transport.get_extra_info("socket"))
+
+    async def wait_closed(self) -> None:
+        """Wait until its transport is gone."""
+        if self.state == State.CLOSED:
+            return
+        if self._closed_waiter is None:
+            self._closed_waiter = self._all.loop.create_future()
+        await asyncio.shield(self._closed_waiter)
+
+    @property
+    def is_new(self) -> bool:
+        """It has had no transport yet."""
+        return self.state == State.NEW
+
+    @property
+    def is_stalled(self) -> bool:
+        """Not read just now because of where its messages go."""
+        return self.state == State.OPEN and self.session is not None and not self.session.may_read
+
+    # Reading.
+
+    def _may_read(self) -> bool:
+        if self.state >= State.FLUSHING:
+            return True  # to throw away
+        if self._waits_for_room or self._has_yielded or self._all.is_draining:
+            return False
+        return self.session is None or self.session.may_read
+
+    def _on_data(self, data: bytes) -> None:
+        if self.state == State.LOGIN:
+            self._on_login_data(data)
+        elif self.state == State.OPEN:
+            self._on_lines(*self._framer.feed(data))
+        elif self.state >= State.FLUSHING:
+            self._discarded += len(data)
+            if self._discarded > _MAX_DISCARDED_BYTES:
+                self.abort(Disconnect.CLIENT_LOST)
+
+    def _on_lines(self, block: bytes, is_too_long: bool) -> None:
+        if block:
+            self._push(block)
+        if is_too_long:
+            self.end(Disconnect.LINE_TOO_LONG)
+
+    def _push(self, block: bytes) -> None:
+        session = self.session
+        assert session is not None
+        lines = block.count(b"\n")
+        session.take(lines, len(block))
+        if not self._all.input.offer(Block(session, block, lines), lines, self._on_room):
+            self._waits_for_room = True
+            self._all.on_saturated()
+            self.update_reading()
+        elif not session.may_read:
+            self.update_reading()
+
+    def _on_room(self) -> None:
+        self._waits_for_room = False
+        self.update_reading()
+
+    def _yield_turn(self) -> None:
+        self._has_yielded = True
+        self.update_reading()
+        self._all.loop.call_soon(self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._has_yielded = False
+        self.update_reading()
+
+    def _on_eof(self) -> bool:
+        if self.state in (State.LOGIN, State.OPEN):
+            last = self._framer.finish()
+            if last:
+                self._on_data(last)
+        if self.state == State.LOGIN:
+            self.reason = Disconnect.CLIENT_CLOSED
+            return False
+        if self.state == State.OPEN:
+            self.state = State.LEAVING
+            if self.session is not None and not self.session.inflight_messages:
+                self.end(Disconnect.CLIENT_CLOSED)
+            return True
+        if self.state == State.FLUSHING and self.outbox is not None:
+            self.outbox.on_empty = self._close_gently
+            return True
+        return False
+
+    # Logging in.
+
+    def _on_login_data(self, data: bytes) -> None:
+        block, is_too_long = self._framer.feed(data)
+        try:
+            if block:
+                line, _, rest = block.partition(b"\n")
+                self._log_in(login_of(line), rest)
+                if self.state == State.OPEN:
+                    self._on_lines(rest, is_too_long)
+                return
+            check_unfinished(self._framer.tail)
+        except NotLineProtocolError:
+            self._all.on_refused_login(self, data, Disconnect.NOT_LINE_PROTOCOL)
+            self.end(Disconnect.NOT_LINE_PROTOCOL)
+        except BadLoginError as problem:
+            self._all.on_refused_login(self, data, Disconnect.BAD_LOGIN)
+            self.end(Disconnect.BAD_LOGIN, str(problem))
+        else:
+            if is_too_long:
+                self.end(Disconnect.LINE_TOO_LONG)
+
+    def _log_in(self, login: str, rest: bytes) -> None:
+        assert self.outbox is not None
+        session = Session(login, LineCodec.prefix(login), self.outbox, self._all.limits, self)
+        if not self._all.claim(session):
+            self.end(Disconnect.LOGIN_TAKEN)
+            return
+        self.session = session
+        self.outbox.name = login
+        self.state = State.OPEN
+        self._all.on_login(self)
+
+    # Closing.
+
+    def _close_gently(self) -> None:
+        """The peer has closed its side already: nothing unread is left that a close could reset."""
+        self._say_last()
+        if self._transport is not None:
+            self._transport.close()
+
+    def _shut_down_sending(self) -> None:
+        if self.state == State.FLUSHING and self._transport is not None:
+            self._say_last()
+            self.state = State.LINGERING
+            self._transport.write_eof()
+
+    def _say_last(self) -> None:
+        """The last Notice, behind everything else."""
+        assert self.outbox is not None
+        self.outbox.on_empty = None
+        line, self._last_line = self._last_line, b""
+        if line:
+            self.outbox.write_last(line)
+
+    def _is_peer_gone(self) -> bool:
+        assert self._transport is not None
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
+
+    def _on_own_error(self, error: Exception) -> None:
+        self._all.log.error("connection.failed", address=self.address, port=self.port, exc_info=error)
+        self.reason = Disconnect.ERROR
+        self.abort(Disconnect.ERROR)

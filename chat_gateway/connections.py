@@ -1,0 +1,187 @@
+"""All connections of one worker, and what they share: bounds, buffer, hub, pipeline, log.
+
+Takes each connection from its listener and keeps it until it has ended **and** its last accepted copy
+has an outcome; only then is its token given back, so that a client which fills its credit and leaves,
+again and again, gains nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from chat_gateway.connection import Connection, State
+from chat_gateway.deadlines import Deadlines
+from chat_gateway.disconnect import Disconnect
+from chat_gateway.hub import Hub
+from chat_gateway.logs import peer_text
+from stages.outbox import Flusher, Outbox, OutboxSettings
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from structlog.typing import FilteringBoundLogger
+
+    from chat_gateway.config import Config
+    from chat_gateway.disconnect import Reason
+    from chat_gateway.session import Session
+    from pipeline.channel import SendEnd
+    from pipeline.permits import Permits
+    from stages.message import Block, Ledger
+    from stages.outbox import Writer
+
+__all__ = ["Connections", "outbox_settings"]
+
+
+def outbox_settings(config: Config) -> OutboxSettings:
+    """The bounds and policies of every outbox under this configuration."""
+    return OutboxSettings(
+        max_outbox_bytes=config.outbox.max_outbox_bytes,
+        high_watermark_bytes=config.outbox.high_watermark_bytes,
+        low_watermark_bytes=config.outbox.low_watermark_bytes,
+        max_flush_bytes=config.outbox.send_buffer_bytes,
+        direct=config.when_full.direct,
+        fanout=config.when_full.fanout,
+    )
+
+
+class Connections:
+    """Made and closed by a worker; lives in its loop.
+
+    Args:
+        config: the gateway's.
+        pipeline_input: where blocks go.
+        ledger: the worker's account of copies.
+        flusher: flushes outboxes once a turn.
+        tokens: one for each connection, taken by the listener before it accepts.
+        turned_away: tokens for those that are only told that the gateway is full.
+        log: bound to the worker.
+        loop: the running one.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        pipeline_input: SendEnd[Block],
+        ledger: Ledger,
+        flusher: Flusher,
+        tokens: Permits,
+        turned_away: Permits,
+        log: FilteringBoundLogger,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.limits = config.limits
+        self.input = pipeline_input
+        self.ledger = ledger
+        self.tokens = tokens
+        self.turned_away = turned_away
+        self.log = log
+        self.loop = loop
+        self.hub = Hub()
+        self.read_buffer = memoryview(bytearray(config.limits.max_read_bytes))
+        self.is_draining = False  # nothing is read any more
+        self.closed: Counter[str] = Counter()  # connections that ended, by reason
+        self.accepted = 0  # connections ever
+        self.logins = 0  # sessions ever
+        self._outbox_settings = outbox_settings(config)
+        self._flusher = flusher
+        self._connections: set[Connection] = set()
+        self._login_deadlines: Deadlines[Connection] = Deadlines(
+            config.limits.login_timeout_s, lambda one: one.end(Disconnect.LOGIN_TIMEOUT), loop
+        )
+        self._linger_deadlines = Deadlines(config.outbox.linger_s, Connection.on_linger_due, loop)
+
+    def __len__(self) -> int:
+        return len(self._connections)
+
+    # What a connection tells in the course of its life.
+
+    def open_outbox(self, writer: Writer) -> Outbox:
+        """The outbox in front of a new connection."""
+        return Outbox(writer, self._outbox_settings, self.ledger, self._flusher)
+
+    def add(self, connection: Connection) -> None:
+        """It has a transport; its login is awaited."""
+        self._connections.add(connection)
+        self.accepted += 1
+        self._login_deadlines.start(connection)
+        self.log.info("connection.accepted", address=connection.address, port=connection.port)
+        if self.is_draining:
+            connection.end(Disconnect.SHUTDOWN)
+        elif connection.tokens is self.turned_away:
+            connection.end(Disconnect.BUSY)
+
+    def claim(self, session: Session) -> bool:
+        """Enter a session under its login, unless a holder of that login is there and alive."""
+        if self.hub.claim(session):
+            return True
+        holder = self.hub.holder(session.login)
+        return holder is not None and holder.reading.end_if_gone() and self.hub.claim(session)
+
+    def on_login(self, connection: Connection) -> None:
+        """It has become a session."""
+        self.logins += 1
+        self._login_deadlines.stop(connection)
+        assert connection.session is not None
+        self.log.info(
+            "session.login",
+            login=connection.session.login,
+            address=connection.address,
+            port=connection.port,
+        )
+
+    def on_refused_login(self, connection: Connection, data: bytes, reason: Reason) -> None:
+        """Its first line was none that could be let in."""
+        self.log.info(
+            "session.refused",
+            reason=reason.label,
+            address=connection.address,
+            port=connection.port,
+            got=peer_text(data),
+        )
+
+    def on_saturated(self) -> None:
+        """A connection waits for room in the first stage."""
+        self.log.warning("stage.saturated", stage="parse", hint="raise stages.parse.capacity or add a worker")
+
+    def on_ending(self, connection: Connection) -> None:
+        """It is being closed in order, which must not take for ever."""
+        self._login_deadlines.stop(connection)
+        self._linger_deadlines.start(connection)
+
+    def on_lost(self, connection: Connection) -> None:
+        """Its transport is gone."""
+        self._login_deadlines.stop(connection)
+        self._linger_deadlines.stop(connection)
+        assert connection.reason is not None
+        self.closed[connection.reason.label] += 1
+        self.log.info(
+            "session.closed" if connection.session else "connection.closed",
+            reason=connection.reason.label,
+            login=connection.session.login if connection.session else None,
+            address=connection.address,
+            port=connection.port,
+        )
+
+    def settle(self, connection: Connection) -> None:
+        """It has ended and nothing of it is in flight: give its token back."""
+        self._connections.discard(connection)
+        connection.tokens.release()
+
+    # What the worker asks.
+
+    def stop_reading(self) -> None:
+        """Read nothing more from any of them."""
+        self.is_draining = True
+        for connection in self.living():
+            connection.update_reading()
+
+    def living(self) -> list[Connection]:
+        """Those that still have a transport."""
+        return [connection for connection in self._connections if connection.state < State.CLOSED]
+
+    def close(self) -> None:
+        """Cancel the timers."""
+        self._login_deadlines.close()
+        self._linger_deadlines.close()

@@ -1,0 +1,175 @@
+"""The numbers in the log: one `metrics` record each interval and a last one at shutdown.
+
+Reads what the other parts count anyway; only the lag of the event loop is measured here. Every field is
+explained in docs/metrics.md. Durations are microseconds, taken from histograms that begin anew with
+each record; counters go up for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from pipeline.histogram import Histogram
+
+if TYPE_CHECKING:
+    from chat_gateway.worker import Worker
+    from pipeline.stage import Stage, StageStatistics
+
+__all__ = ["Metrics"]
+
+_TICK_S = 0.1  # how often the lag of the loop is measured
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class Metrics:
+    """Made, started and stopped by a worker; its timers run in the worker's loop."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._loop = asyncio.get_running_loop()
+        self._lag = Histogram()  # how late the loop ran our tick
+        self._tick_due = 0.0
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._reported_at = 0.0  # when the record before was made
+        self._before: dict[str, StageStatistics] = {}  # what it said of the stages
+        try:  # kept open: when files run out, the record is still complete
+            self._statm: int | None = os.open("/proc/self/statm", os.O_RDONLY)
+        except OSError:
+            self._statm = None
+
+    def start(self) -> None:
+        """Begin to measure and to report."""
+        self._reported_at = time.monotonic()
+        self._schedule_tick()
+        self._schedule_report()
+
+    def stop(self) -> None:
+        """Write the last record and stop."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        self.report()
+        if self._statm is not None:
+            os.close(self._statm)
+            self._statm = None
+
+    def report(self) -> None:
+        """Write a record now."""
+        self._worker.log.flush_left_out()
+        self._worker.log.logger.info("metrics", **self.record())
+
+    def record(self) -> dict[str, Any]:
+        """The fields of a record; begins the next interval."""
+        now = time.monotonic()
+        interval_s = max(now - self._reported_at, 1e-9)
+        self._reported_at = now
+        return {
+            "interval_s": round(interval_s, 3),
+            **self._copies(),
+            **self._connections(),
+            "stages": {stage.name: self._stage(stage, interval_s) for stage in self._worker.topology.stages},
+            "outbox": self._outboxes(),
+            "loop_lag_us": _quantiles(self._lag.take()),
+            "memory_bytes": self._memory_bytes(),
+            "log": self._log(),
+        }
+
+    def _copies(self) -> dict[str, Any]:
+        ledger = self._worker.ledger
+        return {
+            "accepted": ledger.accepted,
+            "delivered": ledger.delivered,
+            "stored": ledger.stored,
+            "refused": ledger.refused.total(),
+            "in_flight": ledger.in_flight,
+            "refused_by_reason": dict(ledger.refused),
+            "rejected_lines": dict(ledger.rejected),
+            "bytes_in": ledger.bytes_in,
+            "bytes_out": ledger.bytes_out,
+        }
+
+    def _connections(self) -> dict[str, Any]:
+        connections = self._worker.connections
+        return {
+            "connections": len(connections),
+            "connections_accepted": connections.accepted,
+            "connections_closed": dict(connections.closed),
+            "sessions": len(connections.hub),
+            "sessions_stalled": sum(one.is_stalled for one in connections.living()),
+            "logins": connections.logins,
+        }
+
+    def _stage(self, stage: Stage[Any, Any], interval_s: float) -> dict[str, Any]:
+        now = stage.statistics()
+        before = self._before.get(stage.name)
+        self._before[stage.name] = now
+        busy_s = now.busy_s - (before.busy_s if before else 0.0)
+        waits = stage.send_waits.take()
+        sends = now.channel.sends - (before.channel.sends if before else 0)
+        waits.record(0.0, max(sends - waits.total, 0))  # those that did not have to wait
+        return {
+            "in": now.channel.total_in,
+            "out": now.channel.total_out,
+            "refused": now.failed,
+            "depth": now.channel.depth,
+            "peak": now.channel.peak,
+            "capacity": now.channel.capacity,
+            "free": max(now.channel.capacity - now.channel.depth, 0),
+            "waiting": now.channel.waiting_senders,
+            "busy_share": round(busy_s / interval_s, 4),
+            "send_wait_us": _quantiles(waits),
+            "time_in_stage_us": _quantiles(stage.time_in_stage.take()),
+        }
+
+    def _outboxes(self) -> dict[str, Any]:
+        ledger = self._worker.ledger
+        outboxes = [one.outbox for one in self._worker.connections.living() if one.outbox is not None]
+        peak, ledger.peak_outbox_bytes = ledger.peak_outbox_bytes, 0
+        return {
+            "pending_bytes": sum(outbox.pending_bytes for outbox in outboxes),
+            "peak_bytes": peak,
+            "paused": sum(outbox.is_paused for outbox in outboxes),
+            "parked_copies": sum(outbox.parked_copies for outbox in outboxes),
+        }
+
+    def _log(self) -> dict[str, int]:
+        statistics = self._worker.log.statistics()
+        return {
+            "written": statistics.written,
+            "dropped": statistics.dropped,
+            "left_out": statistics.left_out,
+            "failed": statistics.failed,
+        }
+
+    def _memory_bytes(self) -> int:
+        """Resident memory of this process; 0 where /proc does not say."""
+        if self._statm is None:
+            return 0
+        return int(os.pread(self._statm, 100, 0).split()[1]) * _PAGE_BYTES
+
+    def _schedule_tick(self) -> None:
+        self._tick_due = self._loop.time() + _TICK_S
+        self._timers["tick"] = self._loop.call_at(self._tick_due, self._on_tick)
+
+    def _on_tick(self) -> None:
+        self._lag.record(self._loop.time() - self._tick_due)
+        self._schedule_tick()
+
+    def _schedule_report(self) -> None:
+        interval_s = self._worker.config.metrics.interval_s
+        self._timers["report"] = self._loop.call_later(interval_s, self._on_report_due)
+
+    def _on_report_due(self) -> None:
+        self.report()
+        self._schedule_report()
+
+
+def _quantiles(histogram: Histogram) -> dict[str, int]:
+    return {
+        "p50": histogram.quantile_us(0.5),
+        "p99": histogram.quantile_us(0.99),
+        "max": histogram.max_us,
+    }

@@ -1,0 +1,75 @@
+"""What is asked of sockets and of the process' open files, beyond what the event loop does."""
+
+from __future__ import annotations
+
+import array
+import errno
+import fcntl
+import resource
+import socket
+import termios
+
+__all__ = ["SHORTAGES", "open_listening", "prepare_accepted", "raise_file_limit", "unsent_bytes"]
+
+# Errors of accept that concern the process or the machine, and how an operator mends them. Everything
+# else that accept raises concerns that one connection only.
+SHORTAGES = {
+    errno.EMFILE: "raise the limit of open files of this process (ulimit -n, LimitNOFILE=) or lower "
+    "limits.max_connections",
+    errno.ENFILE: "the system is out of open files: raise fs.file-max",
+    errno.ENOBUFS: "the kernel is out of socket buffers: raise net.ipv4.tcp_mem or "
+    "lower limits.max_connections",
+    errno.ENOMEM: "the machine is out of memory: lower limits.max_connections or outbox.max_outbox_bytes",
+}
+
+# Linux: SIOCOUTQ has the number of TIOCOUTQ; unsent and unacknowledged bytes of a TCP socket (tcp(7)).
+_SIOCOUTQ = termios.TIOCOUTQ
+
+BACKLOG = 4096  # connections that wait to be accepted; the kernel caps it at net.core.somaxconn
+
+
+def open_listening(host: str, port: int) -> socket.socket:
+    """A listening socket that does not block.
+
+    Raises:
+        OSError: the address is in use, not ours, or unknown.
+    """
+    family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listening = socket.socket(family, kind, proto)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(BACKLOG)
+        listening.setblocking(False)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+def prepare_accepted(sock: socket.socket, send_buffer_bytes: int) -> None:
+    """Options of an accepted connection; the send buffer is bounded, or the kernel hides megabytes."""
+    sock.setblocking(False)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def unsent_bytes(sock: socket.socket) -> int:
+    """Bytes in the kernel that the peer has not acknowledged; 0 for a socket that is closed."""
+    count = array.array("i", [0])
+    try:
+        fcntl.ioctl(sock.fileno(), _SIOCOUTQ, count)
+    except (OSError, ValueError):
+        return 0
+    return count[0]
+
+
+def raise_file_limit() -> int:
+    """Raise the soft limit of open files to the hard one; returns the limit that holds now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):  # some systems refuse an unlimited soft limit
+            return soft
+    return hard

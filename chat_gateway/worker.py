@@ -1,0 +1,171 @@
+"""One worker: the whole pipeline between its listeners and its sessions, in one event loop.
+
+Knows nothing of signals, terminals and exit statuses; who runs it tells it when to stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from chat_gateway.connections import Connections
+from chat_gateway.listener import Listener
+from chat_gateway.metrics import Metrics
+from chat_gateway.shutdown import drain
+from pipeline.permits import Permits
+from pipeline.stage import Stage
+from pipeline.topology import Topology
+from stages.deliver import Deliver
+from stages.line_codec import LineCodec
+from stages.message import Batch, Block, Ledger, Refusal
+from stages.outbox import Flusher
+from stages.parse import Parse, rejection_words
+from stages.route import Route
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from chat_gateway.config import Config, StageConfig
+    from chat_gateway.logs import Log
+    from chat_gateway.shutdown import DrainReport
+    from stages.outbox import Outbox
+    from stages.route import Routed
+
+__all__ = ["Worker"]
+
+# Connections at once that are only told that the gateway is full and closed in order; beyond them, new
+# ones wait in the kernel's queue even with at_limit = "busy".
+_MAX_TURNED_AWAY = 64
+
+
+class Worker:
+    """Made in its running loop; `serve` runs it from start to the end of its drain.
+
+    Args:
+        config: the gateway's configuration.
+        listening: listening sockets; closed by the worker.
+        log: where it tells what happens; not closed by the worker.
+    """
+
+    def __init__(self, config: Config, listening: Sequence[socket.socket], log: Log) -> None:
+        self.config = config
+        self.log = log
+        self.ledger = Ledger()
+        loop = asyncio.get_running_loop()
+        self.flusher = Flusher(loop.call_soon, self._on_flush_error)
+        tokens = Permits(config.limits.max_connections)
+        # The hub is made with the connections and the route stage looks into it, so it finds it late.
+        self.topology = self._wire()
+        self.connections = Connections(
+            config,
+            pipeline_input=self.topology.input,
+            ledger=self.ledger,
+            flusher=self.flusher,
+            tokens=tokens,
+            turned_away=Permits(_MAX_TURNED_AWAY),
+            log=log.logger,
+            loop=loop,
+        )
+        self._outboxes = self.connections.hub.outboxes
+        self.listeners = [
+            Listener(
+                one,
+                self.connections,
+                at_limit=config.limits.at_limit,
+                send_buffer_bytes=config.outbox.send_buffer_bytes,
+            )
+            for one in listening
+        ]
+        tokens.on_release = self.connections.turned_away.on_release = self._on_token_back
+        self.metrics = Metrics(self)
+
+    async def serve(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> DrainReport:
+        """Accept and route until `stop` is set, then drain; returns what became of the last copies."""
+        self.topology.start()
+        self.metrics.start()
+        for listener in self.listeners:
+            listener.start()
+        on_ready()
+        try:
+            await stop.wait()
+            return await drain(self)
+        finally:
+            self.metrics.stop()
+            self.connections.close()
+            await self.topology.abort()
+
+    def _wire(self) -> Topology:
+        """The stages, front to back; one more is one more entry."""
+        codec = LineCodec(self.config.limits.max_recipients)
+        words = rejection_words(self.config.limits.max_recipients)
+        stages = self.config.stages
+        return Topology(
+            [
+                self._stage("parse", Parse(codec, self.ledger, words), stages.parse, _of_block, _copies),
+                self._stage("route", Route(self._find), stages.route, _of_block, _routed_copies),
+                self._stage("deliver", Deliver(codec.encode), stages.deliver, _of_routed, _routed_copies),
+            ],
+            on_turn_begin=self.flusher.expect_flush,
+            on_turn_end=self.flusher.flush,
+        )
+
+    def _stage(
+        self,
+        name: str,
+        handler: Callable[[Any], Any],
+        config: StageConfig,
+        key: Callable[[Any], object],
+        weigh: Callable[[Any], int],
+    ) -> Stage[Any, Any]:
+        return Stage(
+            name,
+            handler,
+            capacity=config.capacity,
+            concurrency=config.concurrency,
+            timeout_s=config.timeout_s,
+            key=key,
+            weigh=weigh,
+            on_error=self._on_stage_error,
+        )
+
+    def _find(self, login: str) -> Outbox | None:
+        return self._outboxes.get(login)
+
+    def _on_token_back(self) -> None:
+        for listener in self.listeners:
+            listener.resume()
+
+    def _on_stage_error(self, item: Block | Batch | Routed, error: Exception) -> None:
+        """A handler failed: whoever sent that batch hears of it, all others go on."""
+        reason = Refusal.TIMEOUT if isinstance(error, TimeoutError) else Refusal.ERROR
+        self.log.logger.error("stage.failed", reason=reason, exc_info=error)
+        if isinstance(item, Block):
+            item.sender.notify("refused", reason, count=item.lines)
+            item.sender.give_back(item.lines, len(item.data))
+            return
+        batch = item if isinstance(item, Batch) else item.batch
+        if batch.pending:
+            batch.refuse(batch.pending, reason, "")
+
+    def _on_flush_error(self, outbox: Outbox, error: Exception) -> None:
+        """A writer failed in a way it should not: its copies are refused, the others are flushed."""
+        self.log.logger.error("outbox.failed", login=outbox.name, exc_info=error)
+        outbox.close(Refusal.ERROR)
+
+
+def _of_block(item: Block | Batch) -> object:
+    return item.sender
+
+
+def _of_routed(routed: Routed) -> object:
+    return routed.batch.sender
+
+
+def _copies(batch: Batch) -> int:
+    return batch.copies
+
+
+def _routed_copies(routed: Routed) -> int:
+    return routed.batch.copies

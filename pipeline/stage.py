@@ -1,0 +1,277 @@
+"""One step of a pipeline: an input channel, a handler, a concurrency limit, order kept for each key.
+
+A synchronous handler runs in line, on all that is waiting, with no task and no timeout. An
+asynchronous one gets a task for each item, at most `concurrency` at once, in the manner of
+`buffer_unordered`: items leave as they finish, but those of one key one after the other, in order.
+Either way an item occupies its weight in the input channel until its handler has ended and its
+output has been accepted downstream. Knows nothing of what the items are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from pipeline.channel import ChannelStatistics, Received, open_channel
+from pipeline.errors import EndOfChannel, WouldBlock
+from pipeline.histogram import Histogram
+from pipeline.permits import Permits
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Hashable
+
+    from pipeline.channel import ReceiveEnd, SendEnd
+
+__all__ = ["Stage", "StageStatistics"]
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+# The most weight a synchronous stage handles before it lets the event loop turn: at a few
+# microseconds for each message this stays well under the 50 ms that nothing may block the loop.
+MAX_TURN_WEIGHT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class StageStatistics:
+    """What a stage has done since it was made; `channel` is its input. Items, not weights."""
+
+    name: str
+    channel: ChannelStatistics
+    handled: int
+    failed: int
+    in_handler: int
+    busy_s: float
+
+
+def _weight_of_one(_item: object) -> int:
+    return 1
+
+
+class Stage(Generic[In, Out]):
+    """One step of a `Topology`, which starts it, wakes it and drains it.
+
+    Args:
+        name: appears in statistics.
+        handler: takes one item, returns what goes on to the next stage, or None when nothing does.
+        capacity: weight that may wait or be worked on.
+        concurrency: items in an asynchronous handler at once; of no effect for a synchronous one.
+        timeout_s: longest time for one call of an asynchronous handler; None for no limit.
+        key: items of equal key keep their order; without it an asynchronous handler keeps none.
+        weigh: weight of what the handler returned, for the next stage's channel.
+        on_error: told of an item whose handler raised or ran out of time; never of a cancellation.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        handler: Callable[[In], Out | None] | Callable[[In], Awaitable[Out | None]],
+        *,
+        capacity: int,
+        on_error: Callable[[In, Exception], None],
+        concurrency: int = 1,
+        timeout_s: float | None = None,
+        key: Callable[[In], Hashable] | None = None,
+        weigh: Callable[[Out], int] = _weight_of_one,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self.capacity = capacity
+        self.is_asynchronous = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
+            getattr(handler, "__call__", None)  # noqa: B004 - an object with an asynchronous __call__
+        )
+        ends: tuple[SendEnd[In], ReceiveEnd[In]] = open_channel(capacity, clock=clock)
+        self.input, self._receive = ends
+        self.output: SendEnd[Out] | None = None  # the next stage's input; set by the topology
+        self.permits = Permits(concurrency)
+        self.time_in_stage = Histogram()  # from being sent to having left, for each item
+        self._handler: Callable[[In], Any] = handler
+        self._on_error = on_error
+        self._timeout_s = timeout_s
+        self._key = key
+        self._weigh = weigh
+        self._clock = clock
+        self._taken: deque[Received[In]] = deque()  # received, not begun (synchronous handlers)
+        self._blocked_by: Received[In] | None = None  # its output waits for room (synchronous handlers)
+        self._keys: dict[Hashable, deque[Received[In]]] = {}  # keys at work, and what waits behind each
+        self._runnable: deque[tuple[Hashable, Received[In]]] = deque()  # its key is free, waits for a permit
+        self._tasks: dict[asyncio.Task[None], Received[In]] = {}  # running, and the item of each
+        self._wake: Callable[[], None] = _nobody_to_wake
+        self._ended: asyncio.Future[None] | None = None
+        self._handled = 0
+        self._failed = 0
+        self._busy_s = 0.0
+
+    def start(self, wake: Callable[[], None]) -> None:
+        """Begin to take items: `wake` is called whenever `run_ready` should be, in the running loop."""
+        self._wake = wake
+        self._ended = asyncio.get_running_loop().create_future()
+        self.permits.on_release = wake
+        self._receive.set_on_ready(wake)
+        wake()
+
+    def run_ready(self) -> None:
+        """Handle what is waiting, as far as the concurrency limit and the next stage's room allow."""
+        if self.is_asynchronous:
+            self._start_tasks()
+        else:
+            self._run_in_line()
+        self._maybe_end()
+
+    async def wait_ended(self) -> None:
+        """Wait until the input has ended, everything was handled, and the output was closed."""
+        assert self._ended is not None, "not started"
+        await asyncio.shield(self._ended)
+
+    async def abort(self) -> list[In]:
+        """Stop at once: cancel what is running and await it. Returns the items that were not handled."""
+        left = [received.item for received in self._taken]
+        left += [received.item for _, received in self._runnable]
+        left += [received.item for waiting in self._keys.values() for received in waiting]
+        for cleared in (self._taken, self._runnable, self._keys):
+            cleared.clear()
+        left += self._receive.close()
+        running = dict(self._tasks)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        left += [received.item for task, received in running.items() if task.cancelled()]
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+        return left
+
+    def statistics(self) -> StageStatistics:
+        """A frozen view of what was done so far."""
+        return StageStatistics(
+            name=self.name,
+            channel=self.input.statistics(),
+            handled=self._handled,
+            failed=self._failed,
+            in_handler=len(self._tasks),
+            busy_s=self._busy_s,
+        )
+
+    @property
+    def send_waits(self) -> Histogram:
+        """How long senders to this stage waited, only those that had to."""
+        return self._receive.send_waits
+
+    # Synchronous handlers: in line, no task.
+
+    def _run_in_line(self) -> None:
+        if self._blocked_by is not None:
+            return
+        began = self._clock()
+        if not self._taken:
+            try:
+                self._taken.extend(
+                    self._receive.receive_many_nowait(min(self.capacity, MAX_TURN_WEIGHT), hold=True)
+                )
+            except (WouldBlock, EndOfChannel):
+                return
+        taken = self._taken
+        while taken and self._blocked_by is None:
+            received = taken.popleft()
+            try:
+                result = self._handler(received.item)
+            except Exception as error:
+                self._fail(received, error)
+                continue
+            if result is not None and self.output is not None:
+                self._pass_on(received, result)
+            else:
+                self._leave(received)
+        self._busy_s += self._clock() - began
+        if self._blocked_by is None and self._receive.has_items:
+            self._wake()
+
+    def _pass_on(self, received: Received[In], result: Out) -> None:
+        assert self.output is not None
+        if self.output.offer(result, self._weigh(result), self._unblock):
+            self._leave(received)
+        else:
+            self._blocked_by = received
+
+    def _unblock(self) -> None:
+        received, self._blocked_by = self._blocked_by, None
+        if received is not None:
+            self._leave(received)
+            self._wake()
+
+    def _leave(self, received: Received[In]) -> None:
+        self._handled += 1
+        self.time_in_stage.record(self._clock() - received.sent_at)
+        self._receive.free(received.weight)
+
+    def _fail(self, received: Received[In], error: Exception) -> None:
+        self._failed += 1
+        self._receive.free(received.weight)
+        self._on_error(received.item, error)
+
+    # Asynchronous handlers: a task for each item.
+
+    def _start_tasks(self) -> None:
+        while self.permits.available:
+            ready = self._next_runnable()
+            if ready is None:
+                return
+            self.permits.acquire_nowait()
+            key, received = ready
+            task = asyncio.get_running_loop().create_task(self._run_task(key, received))
+            self._tasks[task] = received
+            task.add_done_callback(self._tasks.pop)
+
+    def _next_runnable(self) -> tuple[Hashable, Received[In]] | None:
+        """The next item whose key is free; those of busy keys are put behind them on the way."""
+        if self._runnable:
+            return self._runnable.popleft()
+        while True:
+            try:
+                (received,) = self._receive.receive_many_nowait(1, hold=True)
+            except (WouldBlock, EndOfChannel):
+                return None
+            key = self._key(received.item) if self._key else received
+            if key not in self._keys:
+                self._keys[key] = deque()
+                return key, received
+            self._keys[key].append(received)
+
+    async def _run_task(self, key: Hashable, received: Received[In]) -> None:
+        began = self._clock()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                result = await self._handler(received.item)
+            self._busy_s += self._clock() - began
+            if result is not None and self.output is not None:
+                await self.output.send(result, self._weigh(result))
+            self._leave(received)
+        except Exception as error:
+            self._fail(received, error)
+        finally:
+            self._release_key(key)
+            self.permits.release()
+
+    def _release_key(self, key: Hashable) -> None:
+        behind = self._keys.get(key)
+        if behind:
+            self._runnable.append((key, behind.popleft()))
+        else:
+            self._keys.pop(key, None)
+
+    def _maybe_end(self) -> None:
+        assert self._ended is not None
+        is_busy = self._taken or self._blocked_by is not None or self._keys
+        if self._ended.done() or is_busy or not self._receive.is_at_end:
+            return
+        if self.output is not None:
+            self.output.close()
+        self._ended.set_result(None)
+
+
+def _nobody_to_wake() -> None:
+    """Stands in until the stage is started."""

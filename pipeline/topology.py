@@ -1,0 +1,103 @@
+"""Stages wired in a row: started together, drained front to back, reported as one.
+
+Made from a list, so that one more stage is one more entry. The channels form an acyclic graph, which
+is what makes draining simple: a stage ends when its input has ended and is empty, and then ends the
+input of the next one. One wake-up of the loop runs every stage that has something to do, front to
+back, so what one read brought passes all idle stages in the same turn. Knows nothing of the items.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pipeline.channel import SendEnd
+    from pipeline.stage import Stage, StageStatistics
+
+__all__ = ["Topology"]
+
+
+class Topology:
+    """Owns the stages' running; created, started and drained by a worker, in its event loop.
+
+    Args:
+        stages: front to back; what one returns must be what the next one takes.
+        on_turn_begin: called before the stages of a turn run.
+        on_turn_end: called after them, for what is done once a turn.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Stage[Any, Any]],
+        *,
+        on_turn_begin: Callable[[], None] | None = None,
+        on_turn_end: Callable[[], None] | None = None,
+    ) -> None:
+        if not stages:
+            raise ValueError("a topology needs at least one stage")
+        self.stages = tuple(stages)
+        self._on_turn_begin = on_turn_begin
+        self._on_turn_end = on_turn_end
+        self._ready = [False] * len(stages)  # which stages have something to do
+        self._at = len(stages)  # the stage that runs now; past the last one outside a turn
+        self._is_turn_scheduled = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        for stage, following in zip(self.stages, self.stages[1:], strict=False):
+            stage.output = following.input
+
+    @property
+    def input(self) -> SendEnd[Any]:
+        """Where items enter: the first stage's input."""
+        return self.stages[0].input
+
+    def start(self) -> None:
+        """Let the stages take items, in the running loop."""
+        self._loop = asyncio.get_running_loop()
+        for index, stage in enumerate(self.stages):
+            stage.start(self._waker(index))
+
+    async def drain(self) -> None:
+        """End the input and wait until every stage, front to back, has handled all it had."""
+        self.input.close()
+        for stage in self.stages:
+            await stage.wait_ended()
+
+    async def abort(self) -> list[Any]:
+        """Stop at once; returns the items that were still inside, of whatever stage, front to back."""
+        left: list[Any] = []
+        for stage in self.stages:
+            left += await stage.abort()
+        return left
+
+    def statistics(self) -> list[StageStatistics]:
+        """One entry for each stage, front to back."""
+        return [stage.statistics() for stage in self.stages]
+
+    def _waker(self, index: int) -> Callable[[], None]:
+        def wake() -> None:
+            self._ready[index] = True
+            if index <= self._at and not self._is_turn_scheduled:
+                assert self._loop is not None
+                self._is_turn_scheduled = True
+                self._loop.call_soon(self._run_turn)
+
+        return wake
+
+    def _run_turn(self) -> None:
+        self._is_turn_scheduled = False
+        if self._on_turn_begin is not None:
+            self._on_turn_begin()
+        ready = self._ready
+        try:
+            for index, stage in enumerate(self.stages):
+                if ready[index]:
+                    ready[index] = False
+                    self._at = index
+                    stage.run_ready()
+        finally:
+            self._at = len(self.stages)
+        if self._on_turn_end is not None:
+            self._on_turn_end()

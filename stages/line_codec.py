@@ -1,0 +1,207 @@
+"""The line protocol, bytes in and values out: no sockets, no waiting, no session.
+
+`LineFramer` cuts what was read into blocks of whole lines, in time linear in the bytes however they
+are split. `LineCodec` makes runs of messages of a block, and bytes of runs. Work is done for whole
+runs of lines to the same recipients by calls that run in C; only a block with something unusual in
+it is looked at line by line.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from stages.login_name import normalised
+from stages.message import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["LineCodec", "LineFramer", "Parsed"]
+
+# C0 but tab and the line feed that ends each line, and DEL: not allowed in a text.
+_CONTROLS = bytes(c for c in range(0x20) if c not in (0x09, 0x0A)) + b"\x7f"
+_C1 = re.compile("[\x80-\x9f]")
+_SPACES = " \t"
+_BLANK = b" \t"
+# Names kept in the cache of recipient lists, over all lists; at about 100 bytes each some 6 MiB.
+_CACHED_NAMES = 65536
+_CACHED_HEAD_BYTES = 4096
+
+
+class Parsed(NamedTuple):
+    """What a block contained: runs in the order they were said, and how many lines were wrong, by word."""
+
+    runs: list[Run]
+    rejected: dict[str, int]
+
+
+class LineFramer:
+    """Keeps the unfinished line of one connection; at most `max_line_bytes` and the read that passed it."""
+
+    __slots__ = ("_max_line_bytes", "_tail")
+
+    def __init__(self, max_line_bytes: int) -> None:
+        self._max_line_bytes = max_line_bytes
+        self._tail: bytes | bytearray = b""  # the unfinished line; a bytearray once it grows in pieces
+
+    def feed(self, data: bytes) -> tuple[bytes, bool]:
+        """Take what was read. Returns all whole lines (maybe none), and whether a line is too long.
+
+        In that case the lines before it are returned, and nothing more must be fed.
+        """
+        cut = data.rfind(b"\n") + 1
+        if not cut:
+            self._tail = _appended(self._tail, data)
+            return b"", len(self._tail) > self._max_line_bytes
+        block = data if cut == len(data) else data[:cut]
+        if self._tail:
+            block = bytes(self._tail) + block
+        self._tail = data[cut:]
+        if len(block) > self._max_line_bytes:
+            return self._before_too_long(block)
+        return block, len(self._tail) > self._max_line_bytes
+
+    def finish(self) -> bytes:
+        """The stream has ended: the last line without its end counts; returned with its end, or empty."""
+        tail, self._tail = bytes(self._tail), b""
+        return tail + b"\n" if tail else b""
+
+    @property
+    def tail(self) -> bytes | bytearray:
+        """The unfinished line."""
+        return self._tail
+
+    def _before_too_long(self, block: bytes) -> tuple[bytes, bool]:
+        """Step from line end to line end as far as a line may reach, so short lines cost no step each."""
+        start, reach = 0, self._max_line_bytes + 1
+        while start < len(block):
+            end = block.rfind(b"\n", start, start + reach) + 1
+            if not end:
+                return block[:start], True
+            start = end
+        return block, len(self._tail) > self._max_line_bytes
+
+
+def _appended(tail: bytes | bytearray, data: bytes) -> bytes | bytearray:
+    if not tail:
+        return data
+    if isinstance(tail, bytes):
+        tail = bytearray(tail)  # grows in place from here on
+    tail += data
+    return tail
+
+
+class LineCodec:
+    """Parses blocks and encodes runs; one for a worker, since its cache of recipient lists is shared."""
+
+    __slots__ = ("_cache", "_cached_names", "_max_recipients")
+
+    def __init__(self, max_recipients: int) -> None:
+        self._max_recipients = max_recipients
+        self._cache: dict[bytes, tuple[str, ...]] = {}  # what stood before ":" to the recipients it means
+        self._cached_names = 0  # names in the cache, over all entries
+
+    def parse(self, data: bytes, lines: int) -> Parsed:
+        """Make runs of a block of `lines` whole lines."""
+        if b"\r" in data:
+            data = data.replace(b"\r\n", b"\n")
+        if not _is_clean(data):
+            return self._parse_lines(data, is_clean=False)
+        run = self._one_run(data, lines)
+        if run is not None:
+            return Parsed([run], {})
+        return self._parse_lines(data, is_clean=True)
+
+    @staticmethod
+    def prefix(login: str) -> bytes:
+        """What stands before each text of this sender."""
+        return b"from " + login.encode() + b": "
+
+    @staticmethod
+    def encode(prefix: bytes, texts: bytes) -> bytes:
+        """The lines that a recipient gets; `texts` as in a Run, at least one."""
+        return prefix + texts[:-1].replace(b"\n", b"\n" + prefix) + b"\n"
+
+    def _one_run(self, data: bytes, lines: int) -> Run | None:
+        """The whole block as one run when all its lines have the same head and plain texts, else None."""
+        colon = data.find(b":")
+        recipients = self._cache.get(data[:colon]) if colon >= 0 else None
+        if recipients is None:
+            return None
+        if lines == 1:
+            return Run(recipients, data[colon + 1 :].strip(b" \t\n") + b"\n", 1)
+        separator = b"\n" + data[: colon + 1] + b" "
+        if data.count(separator) != lines - 1 or data[colon + 1] != 0x20:
+            return None
+        texts = data[colon + 2 :].replace(separator, b"\n")
+        if texts[0] in _BLANK or b"\n " in texts or b" \n" in texts:
+            return None
+        if b"\t" in texts and (b"\n\t" in texts or b"\t\n" in texts):
+            return None
+        return Run(recipients, texts, lines)
+
+    def _parse_lines(self, data: bytes, *, is_clean: bool) -> Parsed:
+        runs: list[Run] = []
+        rejected: dict[str, int] = {}
+        texts: list[bytes] = []
+        latest: Sequence[str] | None = None  # recipients of the texts gathered
+        for line in data[:-1].split(b"\n"):
+            if not line:
+                continue
+            word = None if is_clean or _is_clean(line) else "bad-text"
+            head, colon, text = line.partition(b":")
+            recipients = self._recipients(head) if colon and word is None else None
+            if recipients is None or isinstance(recipients, str):
+                word = word or recipients or "bad-line"
+                rejected[word] = rejected.get(word, 0) + 1
+                continue
+            if recipients != latest and texts:
+                runs.append(_run(latest, texts))
+                texts = []
+            latest = recipients
+            texts.append(text.strip(_BLANK))
+        if texts:
+            runs.append(_run(latest, texts))
+        return Parsed(runs, rejected)
+
+    def _recipients(self, head: bytes) -> tuple[str, ...] | str:
+        """The logins before the colon, normalised, each once; or the machine word for what is wrong."""
+        found = self._cache.get(head)
+        if found is not None:
+            return found
+        names = (name.strip(_SPACES) for name in head.decode().split(","))
+        recipients = tuple(dict.fromkeys(normalised(name) for name in names if name))
+        if not recipients:
+            return "bad-line"
+        if len(recipients) > self._max_recipients:
+            return "too-many-recipients"
+        self._keep(head, recipients)
+        return recipients
+
+    def _keep(self, head: bytes, recipients: tuple[str, ...]) -> None:
+        if len(head) > _CACHED_HEAD_BYTES:
+            return
+        self._cached_names += len(recipients)
+        if self._cached_names > _CACHED_NAMES:
+            self._cache.clear()
+            self._cached_names = len(recipients)
+        self._cache[head] = recipients
+
+
+def _run(recipients: Sequence[str] | None, texts: list[bytes]) -> Run:
+    assert isinstance(recipients, tuple)
+    return Run(recipients, b"\n".join(texts) + b"\n", len(texts))
+
+
+def _is_clean(data: bytes) -> bool:
+    """Valid UTF-8 without control characters but tab and line feed."""
+    if len(data.translate(None, _CONTROLS)) != len(data):
+        return False
+    if data.isascii():
+        return True
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return False
+    return _C1.search(text) is None

@@ -1,0 +1,164 @@
+"""What flows through the stages: blocks, batches and runs of messages, and the account of their copies.
+
+No wire format is known here: a codec makes runs of what it reads and makes bytes of runs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Batch", "Block", "Ledger", "Message", "Refusal", "Run", "Sender"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What one user said: to whom (normalised logins, each once) and the text, without a line end."""
+
+    recipients: tuple[str, ...]
+    text: str
+
+
+class Run:
+    """Neighbouring messages of one sender to the same recipients; immutable.
+
+    Texts are UTF-8, each ended by one line feed, which no text contains; so a whole run is checked,
+    rewritten and joined by a few calls that run in C.
+    """
+
+    __slots__ = ("count", "encoded", "recipients", "texts")
+
+    def __init__(self, recipients: tuple[str, ...], texts: bytes, count: int) -> None:
+        self.recipients = recipients  # normalised logins, each once, at least one
+        self.texts = texts
+        self.count = count  # messages, equal to the line feeds in `texts`
+        self.encoded: bytes | None = None  # as recipients get it; filled once, by the deliver stage
+
+    def messages(self) -> Iterator[Message]:
+        """The messages one by one, for code that wants them so."""
+        return (Message(self.recipients, text) for text in self.texts.decode().split("\n")[: self.count])
+
+
+class Refusal:
+    """Why a copy was refused: the label in metrics and, with spaces, the words in a Notice."""
+
+    UNKNOWN = "not_logged_in"  # nobody is logged in under that name
+    FULL = "full"  # the recipient's outbox is full and the policy is to refuse
+    BREAKER_OPEN = "breaker_open"  # the recipient was stuck too often
+    GONE = "gone"  # the recipient left before it was delivered
+    SHUTDOWN = "shutdown"  # the gateway stops and the recipient does not read
+    TIMEOUT = "timeout"  # a stage ran out of time
+    ERROR = "error"  # a stage failed; the log says how
+
+
+class Sender(Protocol):
+    """The session that a batch came from, as far as the stages know it."""
+
+    @property
+    def login(self) -> str:
+        """Its name, normalised."""
+
+    @property
+    def prefix(self) -> bytes:
+        """What stands before each of its texts on the wire, encoded once for its whole life."""
+
+    def give_back(self, messages: int, nbytes: int) -> None:
+        """Return credit: so many messages and bytes have all their outcomes."""
+
+    def stall(self) -> None:
+        """An outbox that it writes to is above its high watermark: stop reading."""
+
+    def unstall(self) -> None:
+        """That outbox has room again; `stall` and `unstall` come in pairs, one for each outbox."""
+
+    def notify(self, word: str, reason: str, *, name: str = "", count: int = 1) -> None:
+        """Send a Notice, merged with its like."""
+
+
+class Block(NamedTuple):
+    """All whole lines of one read: each ended by a line feed; what the parse stage takes."""
+
+    sender: Sender
+    data: bytes
+    lines: int
+
+
+class Ledger:
+    """One worker's account of copies: every accepted one ends exactly once.
+
+    `accepted = delivered + stored + sum(refused) + in_flight` holds between any two calls. `in_flight` is
+    counted on its own, where copies are taken in and resolved, so that the sum can be checked.
+    """
+
+    __slots__ = (
+        "accepted",
+        "bytes_in",
+        "bytes_out",
+        "delivered",
+        "in_flight",
+        "peak_outbox_bytes",
+        "refused",
+        "rejected",
+        "stored",
+    )
+
+    def __init__(self) -> None:
+        self.accepted = 0  # copies that were taken in
+        self.delivered = 0  # copies whose last byte was handed to a transport
+        self.stored = 0  # copies kept for a recipient that is away
+        self.refused: Counter[str] = Counter()  # copies by reason
+        self.in_flight = 0  # copies taken in and without an outcome
+        self.rejected: Counter[str] = Counter()  # lines that never became messages, by machine word
+        self.bytes_in = 0  # read from clients
+        self.bytes_out = 0  # handed to transports
+        self.peak_outbox_bytes = 0  # most that was pending in one outbox, reset by whoever reports
+
+    @property
+    def is_balanced(self) -> bool:
+        """The sum holds."""
+        ended = self.delivered + self.stored + self.refused.total()
+        return self.accepted == ended + self.in_flight
+
+
+class Batch:
+    """The messages of one session that arrived in one read; the unit that flows.
+
+    Made by the parse stage, which accepts its copies. Holds its sender's credit until the last copy
+    has an outcome.
+    """
+
+    __slots__ = ("copies", "ledger", "messages", "nbytes", "pending", "runs", "sender")
+
+    def __init__(
+        self, sender: Sender, runs: list[Run], *, messages: int, nbytes: int, ledger: Ledger
+    ) -> None:
+        self.sender = sender
+        self.runs = runs  # in the order they were said
+        self.messages = messages  # credit held: messages
+        self.nbytes = nbytes  # credit held: bytes
+        self.ledger = ledger
+        copies = 0
+        for run in runs:
+            copies += run.count * len(run.recipients)
+        self.copies = copies  # copies in all
+        self.pending = copies  # copies without an outcome
+        ledger.accepted += copies
+        ledger.in_flight += copies
+
+    def resolve(self, copies: int) -> None:
+        """So many copies have ended; the caller has counted how. The last one returns the credit."""
+        self.ledger.in_flight -= copies
+        self.pending -= copies
+        if not self.pending:
+            self.sender.give_back(self.messages, self.nbytes)
+
+    def refuse(self, copies: int, reason: str, name: str) -> None:
+        """So many copies to the login `name` are refused: counted, told to the sender, resolved."""
+        self.ledger.refused[reason] += copies
+        word = "unknown-recipient" if reason == Refusal.UNKNOWN else "refused"
+        self.sender.notify(word, reason, name=name, count=copies)
+        self.resolve(copies)

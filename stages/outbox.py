@@ -1,0 +1,313 @@
+"""The byte-bounded queue in front of one outbound writer, and the only thing that writes to it.
+
+The contract:
+ 1. Entries leave in the order in which they were taken, whole, and are handed over exactly once.
+ 2. At most `max_outbox_bytes` are pending (or one entry that is larger). What does not fit is parked, by
+    sender, in order, or refused, as the policy for its kind of traffic says.
+ 3. While anything is parked, nothing overtakes it; when room comes, senders are served in turn.
+ 4. Above the high watermark, whoever offers is stalled; at the low one all are let go on.
+ 5. Every copy offered is resolved exactly once: delivered when its last byte was handed to the
+    writer, or refused with a reason.
+ 6. Notices never wait in the queue: they merge, and go ahead of entries at the next flush.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+
+from stages.message import Batch, Ledger, Refusal, Sender
+from stages.notices import Notices
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Entry", "Flusher", "Outbox", "OutboxSettings", "WhenFull", "Writer"]
+
+WhenFull: TypeAlias = Literal["stall", "refuse"]
+
+Entry: TypeAlias = tuple[bytes, int, Batch]
+"""Encoded lines, how many copies they are, and the batch that these belong to."""
+
+
+class Writer(Protocol):
+    """What an Outbox writes to; a transport, or a fake in tests."""
+
+    def write(self, data: bytes) -> None:
+        """Take bytes; may call the Outbox' `pause` before it returns."""
+
+    def is_closing(self) -> bool:
+        """Nothing that is written from now on will arrive."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxSettings:
+    """Bounds and policies, the same for all outboxes of a worker."""
+
+    max_outbox_bytes: int  # pending at most
+    high_watermark_bytes: int  # above: senders are stalled
+    low_watermark_bytes: int  # at or under: they go on
+    max_flush_bytes: int  # handed to the writer in one call, unless one entry is larger
+    direct: WhenFull = "stall"  # a full outbox and a message to one recipient
+    fanout: WhenFull = "refuse"  # a full outbox and a message to several
+
+
+class Flusher:
+    """Flushes every outbox that was touched once, at the end of the loop's turn; one for a worker.
+
+    Args:
+        call_soon: schedules a call for the next turn of the event loop.
+        on_error: told of an outbox whose flush raised; the others are flushed all the same.
+    """
+
+    def __init__(
+        self,
+        call_soon: Callable[[Callable[[], None]], object],
+        on_error: Callable[[Outbox, Exception], None],
+    ) -> None:
+        self._call_soon = call_soon
+        self._on_error = on_error
+        self._touched: list[Outbox] = []
+        self._is_scheduled = False  # `flush` will be called without our doing
+
+    def add(self, outbox: Outbox) -> None:
+        """Have this outbox flushed at the end of the turn."""
+        self._touched.append(outbox)
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._call_soon(self.flush)
+
+    def expect_flush(self) -> None:
+        """The caller will call `flush` before this turn ends, so that it need not be scheduled."""
+        self._is_scheduled = True
+
+    def flush(self) -> None:
+        """Flush what was touched."""
+        self._is_scheduled = False
+        touched, self._touched = self._touched, []
+        for outbox in touched:
+            try:
+                outbox.flush()
+            except Exception as error:
+                self._on_error(outbox, error)
+
+
+class Outbox:
+    """Queue in front of one writer; made with its connection, closed when that is lost, in its loop."""
+
+    __slots__ = (
+        "_entries",
+        "_flusher",
+        "_is_touched",
+        "_ledger",
+        "_notices",
+        "_parked",
+        "_refusing",
+        "_settings",
+        "_stalled",
+        "_writer",
+        "is_paused",
+        "name",
+        "on_empty",
+        "pending_bytes",
+    )
+
+    def __init__(self, writer: Writer, settings: OutboxSettings, ledger: Ledger, flusher: Flusher) -> None:
+        self.name = ""  # the login behind it, for notices; empty before login
+        self.pending_bytes = 0  # in entries, not yet handed over
+        self.is_paused = False  # the writer takes nothing just now
+        self.on_empty: Callable[[], None] | None = None  # called after a flush that left nothing
+        self._writer = writer
+        self._settings = settings
+        self._ledger = ledger
+        self._flusher = flusher
+        self._entries: list[Entry] = []
+        self._parked: dict[Sender, deque[Entry]] | None = None  # entries that found no room, by sender
+        self._stalled: dict[Sender, None] | None = None  # senders that may not read just now
+        self._notices: Notices | None = None
+        self._is_touched = False  # the flusher knows of us
+        self._refusing: str | None = None  # why every offer is refused
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing waits: no entry, nothing parked, no notice, and the writer has taken all it got."""
+        return not (self._entries or self._parked or self._notices or self.is_paused)
+
+    @property
+    def parked_copies(self) -> int:
+        """Copies that found no room."""
+        parked = self._parked.values() if self._parked else ()
+        return sum(entry[1] for entries in parked for entry in entries)
+
+    def offer(self, entry: Entry, *, is_fanout: bool) -> None:
+        """Take an entry, park it or refuse it; never waits, never raises."""
+        payload, copies, batch = entry
+        if self._refusing is not None:
+            batch.refuse(copies, self._refusing, self.name)
+            return
+        pending = self.pending_bytes
+        if self._parked or (pending and pending + len(payload) > self._settings.max_outbox_bytes):
+            self._offer_when_full(entry, is_fanout=is_fanout)
+        else:
+            self._take(entry)
+
+    def notify(self, word: str, reason: str, *, name: str = "", count: int = 1) -> None:
+        """Send a Notice with the next flush, merged with its like."""
+        if self._refusing is not None:
+            return
+        if self._notices is None:
+            self._notices = Notices()
+        self._notices.add(word, reason, name=name, count=count)
+        self._touch()
+
+    def flush_soon(self) -> None:
+        """Have it flushed at the end of the turn, even with nothing pending, for `on_empty` to be called."""
+        self._touch()
+
+    def write_last(self, line: bytes) -> None:
+        """Write a Notice behind all that is pending: the last thing before the connection is closed."""
+        self.flush()
+        if self._refusing is None:
+            self._write(line)
+
+    def pause(self) -> None:
+        """The writer takes nothing more for now."""
+        self.is_paused = True
+
+    def resume(self) -> None:
+        """The writer takes bytes again."""
+        self.is_paused = False
+        self._touch()
+
+    def flush(self) -> None:
+        """Hand over what is pending, as far as the writer takes it, then let in what is parked."""
+        self._is_touched = False
+        if self._writer.is_closing():
+            self.close(Refusal.GONE)
+            return
+        if self._notices and not self.is_paused:
+            self._write(self._notices.take())
+        while not self.is_paused and self._entries:
+            self._hand_over(self._next_flush())
+            if self._parked:
+                self._let_in()
+        if self._stalled and self.pending_bytes <= self._settings.low_watermark_bytes:
+            self._unstall()
+        if self.on_empty is not None and self.is_empty:
+            self.on_empty()
+
+    def close(self, reason: str) -> None:
+        """Refuse all that is pending or parked, and every later offer, with `reason`. May be called twice."""
+        self._refusing = reason
+        entries, self._entries = self._entries, []
+        parked, self._parked = self._parked, None
+        self.pending_bytes = 0
+        self._notices = None
+        for waiting in (parked or {}).values():
+            entries.extend(waiting)
+        for _, copies, batch in entries:
+            batch.refuse(copies, reason, self.name)
+        if self._stalled:
+            self._unstall()
+
+    def _take(self, entry: Entry) -> None:
+        self._entries.append(entry)
+        self.pending_bytes += len(entry[0])
+        if not self.is_paused:
+            self._touch()
+            return
+        if self.pending_bytes > self._ledger.peak_outbox_bytes:
+            self._ledger.peak_outbox_bytes = self.pending_bytes
+        if self.pending_bytes > self._settings.high_watermark_bytes:
+            self._stall(entry[2].sender)
+
+    def _offer_when_full(self, entry: Entry, *, is_fanout: bool) -> None:
+        if not self.is_paused:  # much came in one turn; the writer has not been asked yet
+            self.flush()
+            if self._fits(entry):
+                self._take(entry)
+                return
+        _, copies, batch = entry
+        if (self._settings.fanout if is_fanout else self._settings.direct) == "refuse":
+            batch.refuse(copies, Refusal.FULL, self.name)
+            return
+        if self._parked is None:
+            self._parked = {}
+        self._parked.setdefault(batch.sender, deque()).append(entry)
+        self._stall(batch.sender)
+
+    def _fits(self, entry: Entry) -> bool:
+        pending = self.pending_bytes
+        return not self._parked and (
+            not pending or pending + len(entry[0]) <= self._settings.max_outbox_bytes
+        )
+
+    def _touch(self) -> None:
+        if not self._is_touched and not self.is_paused:
+            self._is_touched = True
+            self._flusher.add(self)
+
+    def _next_flush(self) -> list[Entry]:
+        """The entries that one call of the writer gets."""
+        entries = self._entries
+        limit = self._settings.max_flush_bytes
+        if self.pending_bytes > self._ledger.peak_outbox_bytes:
+            self._ledger.peak_outbox_bytes = self.pending_bytes
+        if self.pending_bytes <= limit:
+            self._entries = []
+            self.pending_bytes = 0
+            return entries
+        nbytes = count = 0
+        for payload, _, _ in entries:
+            if count and nbytes + len(payload) > limit:
+                break
+            nbytes += len(payload)
+            count += 1
+        taken = entries[:count]
+        del entries[:count]
+        self.pending_bytes -= nbytes
+        return taken
+
+    def _hand_over(self, entries: list[Entry]) -> None:
+        if len(entries) == 1:
+            payload, copies, batch = entries[0]
+            self._write(payload)
+            self._ledger.delivered += copies
+            batch.resolve(copies)
+            return
+        self._write(b"".join([entry[0] for entry in entries]))
+        for _, copies, batch in entries:
+            self._ledger.delivered += copies
+            batch.resolve(copies)
+
+    def _write(self, data: bytes) -> None:
+        self._ledger.bytes_out += len(data)
+        self._writer.write(data)
+
+    def _let_in(self) -> None:
+        """Room has come: one entry of each sender in turn, while they fit."""
+        parked = self._parked
+        while parked:
+            sender = next(iter(parked))
+            waiting = parked[sender]
+            pending = self.pending_bytes
+            if pending and pending + len(waiting[0][0]) > self._settings.max_outbox_bytes:
+                return
+            self._entries.append(waiting.popleft())
+            self.pending_bytes += len(self._entries[-1][0])
+            del parked[sender]
+            if waiting:
+                parked[sender] = waiting  # to the end of the line
+
+    def _stall(self, sender: Sender) -> None:
+        if self._stalled is None:
+            self._stalled = {}
+        if sender not in self._stalled:
+            self._stalled[sender] = None
+            sender.stall()
+
+    def _unstall(self) -> None:
+        stalled, self._stalled = self._stalled, None
+        for sender in stalled or ():
+            sender.unstall()

@@ -1,0 +1,110 @@
+"""Specification of bench.peers, over socket pairs."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bench.histogram import Histogram
+from bench.peers import ReadBuffer, Receiver, Sender
+from bench.wire import Script, payloads
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TEXTS = payloads(64, 1000, 1000)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two connected sockets that do not wait, the first with a small buffer."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        yield ours, theirs
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """What the socket holds."""
+    data = b""
+    while True:
+        try:
+            data += sock.recv(65_536)
+        except BlockingIOError:
+            return data
+
+
+def test_sender_sends_whole_lines_in_order_when_the_peer_reads_late(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    """A full socket blocks the sender; the rest follows, over the end of a period, when it is read."""
+    ours, theirs = pair
+    script = Script(b"r0: ", TEXTS)
+    sender = Sender(ours, script, 1)
+    sender.queue(100, 0.0)
+    assert sender.is_blocked
+    data = read_all(theirs)
+    while sender.is_blocked:
+        sender.flush()
+        data += read_all(theirs)
+    assert data == (script.text + script.text)[: script.offset(100)]
+
+
+def test_sender_forgets_only_lines_not_begun_when_it_drops_unsent(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    """Lines of which a byte was sent are finished, all others are neither sent nor in flight."""
+    ours, theirs = pair
+    script = Script(b"r0,r1: ", TEXTS)
+    sender = Sender(ours, script, 2)
+    sender.queue(64, 0.0)
+    dropped = sender.drop_unsent()
+    assert 0 < dropped < 64
+    assert sender.in_flight == 2 * (64 - dropped)
+    data = read_all(theirs)
+    sender.flush()
+    data += read_all(theirs)
+    assert data == script.text[: script.offset(64 - dropped)]
+
+
+def test_sender_has_room_for_whole_lines_only_when_copies_are_in_flight(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    """With 3 receivers a line fits when all 3 copies of one before it have arrived."""
+    sender = Sender(pair[0], Script(b"r0,r1,r2: ", TEXTS), 3)
+    assert sender.room(4) == 4
+    sender.queue(4, 0.0)
+    sender.in_flight -= 2
+    assert sender.room(4) == 0
+    sender.in_flight -= 1
+    assert sender.room(4) == 1
+
+
+def test_receiver_returns_room_to_its_sender_when_lines_arrive(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    """Whole lines count, an unfinished one does not, and a read that finds nothing is no loss."""
+    ours, theirs = pair
+    sender = Sender(ours, Script(b"r0: ", TEXTS), 1)
+    sender.queue(3, 1.0)
+    script = Script(b"from s0: ", TEXTS)
+    receiver = Receiver(ours, script, sender)
+    theirs.send(script.text[: script.offset(2) + 5])
+    assert receiver.on_readable(ReadBuffer()) == 2
+    assert receiver.on_readable(ReadBuffer()) == 0
+    assert sender.in_flight == 1
+    latencies = Histogram()
+    receiver.arrivals.arrive(2, 1.25, 0.0, latencies)
+    assert (latencies.count, latencies.max_s) == (2, 0.25)
+
+
+def test_reading_raises_when_the_server_closed(pair: tuple[socket.socket, socket.socket]) -> None:
+    """The end of the stream is a lost connection."""
+    ours, theirs = pair
+    theirs.close()
+    with pytest.raises(ConnectionError):
+        ReadBuffer().read(ours)
