@@ -32,7 +32,9 @@ class GatewayProcess:
         self._stderr_task = asyncio.create_task(self._read_stderr())
 
     @classmethod
-    async def start(cls, *arguments: str, prefix: tuple[str, ...] = (), **environment: str) -> Self:
+    async def start(
+        cls, *arguments: str, prefix: tuple[str, ...] = (), environment: dict[str, str] | None = None
+    ) -> Self:
         """Start `chat-gateway serve` on a free port of 127.0.0.1 and wait until it is ready.
 
         `prefix` is put before the command, for example to run it in a shell with other limits.
@@ -53,7 +55,7 @@ class GatewayProcess:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, **environment},
+            env={**os.environ, **(environment or {})},
             start_new_session=True,
         )
         gateway = cls(process)
@@ -128,9 +130,11 @@ class GatewayProcess:
 
 
 @contextlib.asynccontextmanager
-async def running_gateway(*arguments: str, **environment: str) -> AsyncIterator[GatewayProcess]:
+async def running_gateway(
+    *arguments: str, prefix: tuple[str, ...] = (), environment: dict[str, str] | None = None
+) -> AsyncIterator[GatewayProcess]:
     """A gateway for the length of a block; ended whatever happens in it."""
-    gateway = await GatewayProcess.start(*arguments, **environment)
+    gateway = await GatewayProcess.start(*arguments, prefix=prefix, environment=environment)
     try:
         yield gateway
     finally:
