@@ -35,5 +35,21 @@ tests: $(BIN)/.installed
 	$(BIN)/coverage report
 	$(BIN)/python -m pytest tests/e2e $(PYTEST_ARGS)
 
+bench: $(BIN)/.installed ## the scenarios of bench/ against the gateway and a baseline, with a table
+	$(BIN)/python -m bench $(BENCH_ARGS)
+
+bench-quick: $(BIN)/.installed ## the same in under a minute
+	$(BIN)/python -m bench --quick $(BENCH_ARGS)
+
+test-all: lint types ## the tests on every interpreter from 3.11 to 3.13 that is found
+	@found=0; for version in 3.11 3.12 3.13; do \
+		python=$$(command -v python$$version || ls -d $$HOME/.pyenv/versions/$$version.*/bin/python 2>/dev/null | tail -n 1); \
+		if [ -z "$$python" ] || ! "$$python" -c '' 2>/dev/null; then \
+			python=$$(ls -d $$HOME/.pyenv/versions/$$version.*/bin/python 2>/dev/null | tail -n 1); fi; \
+		if [ -z "$$python" ]; then echo "python$$version: not found, left out"; continue; fi; \
+		found=1; echo "python$$version: $$python"; \
+		$(MAKE) --no-print-directory tests PYTHON="$$python" VENV=.venv-$$version || exit 1; \
+	done; [ $$found = 1 ]
+
 clean: ## remove what was built
 	rm -rf $(VENV) .venv-* build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

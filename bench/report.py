@@ -58,7 +58,7 @@ def ratios(figures: Figures, baseline: Figures) -> Figures:
 def table(results: list[Figures]) -> str:
     """Render one row for each scenario and server, in columns.
 
-    Each result has `scenario`, `server`, `medians`, `ratio` (empty for the baseline) and `faults`.
+    Each result has `scenario`, `server`, `medians`, `ratio` (empty for the baseline), `faults` and `runs`.
     """
     heads = ["scenario", "server", *(head for head, _, _ in _COLUMNS), "x msg/s", "x p50", "x cpu", "remarks"]
     rows = [heads, *(_row(result) for result in results)]
@@ -72,8 +72,9 @@ def _row(result: Figures) -> list[str]:
     cells = [text.format(figures[key]) if key in figures else "-" for _, key, text in _COLUMNS]
     by = [f"{ratio[key]:.2f}" if key in ratio else "" for key in ("delivered_per_s", "p50_us", "cpu_us")]
     remarks = [f"FAILED ({fault})" for fault in result["faults"]]
-    if figures.get("generator_limited"):
-        remarks.append("generator was the limit")
+    limited = sum(bool(run.get("generator_limited")) for run in result["runs"])
+    if limited:
+        remarks.append(f"generator was the limit in {limited} of {len(result['runs'])}")
     return [result["scenario"], result["server"], *cells, *by, "; ".join(remarks)]
 
 

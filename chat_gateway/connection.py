@@ -95,7 +95,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's does not inherit from it
         self.state = State.LOGIN
         try:
-            self.outbox = self._all.open_outbox(self._transport)
+            self.outbox = self._all.open_outbox(self._transport, self)
             self._transport.set_write_buffer_limits(high=0, low=0)
             self._all.add(self)
         except Exception as error:
@@ -182,6 +182,22 @@ class Connection(asyncio.BufferedProtocol):
         self.abort(Disconnect.CLIENT_LOST)
         return True
 
+    # What the outbox calls.
+
+    def unsent_bytes(self) -> int:
+        """See `Owner`: what the transport and the kernel hold."""
+        if self._transport is None:
+            return 0
+        sock = self._transport.get_extra_info("socket")
+        return self._transport.get_write_buffer_size() + unsent_bytes(sock)
+
+    def evict(self) -> None:
+        """See `Owner`. The peer still gets what the transport holds, if it reads within `linger_s`."""
+        if self._transport is None or self.state >= State.LINGERING:
+            return
+        self.end(Disconnect.SLOW_CONSUMER)
+        self._shut_down_sending()
+
     # What the worker calls.
 
     def end(self, reason: Reason, words: str = "") -> None:
@@ -222,8 +238,7 @@ class Connection(asyncio.BufferedProtocol):
     def progress(self) -> tuple[int, int]:
         """Changes whenever something pending has moved: in the outbox, or from the kernel to the peer."""
         assert self.outbox is not None
-        assert self._transport is not None
-        return self.outbox.pending_bytes, unsent_bytes(self._transport.get_extra_info("socket"))
+        return self.outbox.pending_bytes, self.unsent_bytes()
 
     async def wait_closed(self) -> None:
         """Wait until its transport is gone."""

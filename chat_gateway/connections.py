@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from chat_gateway.session import Session
     from pipeline.channel import SendEnd
     from pipeline.permits import Permits
+    from stages.ladder import Ladder
     from stages.message import Block, Ledger
-    from stages.outbox import Writer
+    from stages.outbox import Owner, Writer
 
 __all__ = ["Connections", "outbox_settings"]
 
@@ -53,6 +54,7 @@ class Connections:
         pipeline_input: where blocks go.
         ledger: the worker's account of copies.
         flusher: flushes outboxes once a turn.
+        ladder: what happens to writers that stand still.
         tokens: one for each connection, taken by the listener before it accepts.
         turned_away: tokens for those that are only told that the gateway is full.
         log: bound to the worker.
@@ -66,6 +68,7 @@ class Connections:
         pipeline_input: SendEnd[Block],
         ledger: Ledger,
         flusher: Flusher,
+        ladder: Ladder,
         tokens: Permits,
         turned_away: Permits,
         log: FilteringBoundLogger,
@@ -86,6 +89,7 @@ class Connections:
         self.logins = 0  # sessions ever
         self._outbox_settings = outbox_settings(config)
         self._flusher = flusher
+        self._ladder = ladder
         self._connections: set[Connection] = set()
         self._login_deadlines: Deadlines[Connection] = Deadlines(
             config.limits.login_timeout_s, lambda one: one.end(Disconnect.LOGIN_TIMEOUT), loop
@@ -97,9 +101,9 @@ class Connections:
 
     # What a connection tells in the course of its life.
 
-    def open_outbox(self, writer: Writer) -> Outbox:
+    def open_outbox(self, writer: Writer, owner: Owner) -> Outbox:
         """The outbox in front of a new connection."""
-        return Outbox(writer, self._outbox_settings, self.ledger, self._flusher)
+        return Outbox(writer, self._outbox_settings, self.ledger, self._flusher, self._ladder, owner)
 
     def add(self, connection: Connection) -> None:
         """It has a transport; its login is awaited."""

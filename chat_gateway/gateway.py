@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chat_gateway.logs import open_log
 from chat_gateway.sockets import open_listening, raise_file_limit
@@ -92,6 +92,7 @@ def _open_all(config: Config) -> list[socket.socket]:
 async def _serve(config: Config, listening: list[socket.socket], log: Log, loop_name: str) -> DrainReport:
     stop = asyncio.Event()
     _install_signals(stop)
+    asyncio.get_running_loop().set_exception_handler(_loop_error_logger(log))
     files = raise_file_limit()
     if config.limits.max_connections + _SPARE_FILES > files:
         log.logger.warning(
@@ -116,6 +117,15 @@ async def _serve(config: Config, listening: list[socket.socket], log: Log, loop_
         )
 
     return await worker.serve(stop, on_ready)
+
+
+def _loop_error_logger(log: Log) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
+    """Errors that no code of ours has caught become records, never tracebacks on the terminal."""
+
+    def on_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        log.logger.error("loop.error", message=context.get("message"), exc_info=context.get("exception"))
+
+    return on_error
 
 
 def _install_signals(stop: asyncio.Event) -> None:

@@ -25,6 +25,10 @@ __all__ = ["PAUSE_S", "Listener"]
 
 PAUSE_S = 0.5  # as production accept loops do: long enough to be cheap, short enough not to be noticed
 _MAX_ACCEPTS = 64  # in one turn of the loop, so that a storm of connections does not own it
+# The same after a shortage, until nobody waits any more. Peers that left while they waited then give their
+# files back before the next ones need them; else a long queue of such costs a pause for each few of them.
+# Two, since it takes the second accept to find that nobody waits.
+_MAX_ACCEPTS_SHORT = 2
 
 
 class Listener:
@@ -53,6 +57,7 @@ class Listener:
         self._send_buffer_bytes = send_buffer_bytes
         self._is_accepting = False  # the loop watches the socket
         self._is_closed = False
+        self._max_accepts = _MAX_ACCEPTS  # in one turn, just now
         self._pause: asyncio.TimerHandle | None = None  # ends a pause after a shortage
         self._opening: set[asyncio.Task[None]] = set()  # accepted, their transports are being made
 
@@ -87,7 +92,7 @@ class Listener:
             self._loop.remove_reader(self._listening)
 
     def _on_readable(self) -> None:
-        for _ in range(_MAX_ACCEPTS):
+        for _ in range(self._max_accepts):
             tokens = self._take_token()
             if tokens is None:
                 self._stop_accepting()
@@ -97,6 +102,7 @@ class Listener:
             except OSError as error:
                 tokens.release()
                 if isinstance(error, BlockingIOError):
+                    self._max_accepts = _MAX_ACCEPTS
                     return
                 if error.errno in SHORTAGES:
                     self._pause_for(error)
@@ -126,6 +132,7 @@ class Listener:
     def _pause_for(self, error: OSError) -> None:
         assert error.errno is not None
         self._stop_accepting()
+        self._max_accepts = _MAX_ACCEPTS_SHORT
         self._pause = self._loop.call_later(PAUSE_S, self._on_pause_over)
         self._log.error(
             "listener.paused",

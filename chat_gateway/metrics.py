@@ -72,6 +72,7 @@ class Metrics:
             **self._connections(),
             "stages": {stage.name: self._stage(stage, interval_s) for stage in self._worker.topology.stages},
             "outbox": self._outboxes(),
+            **self._ladder(),
             "loop_lag_us": _quantiles(self._lag.take()),
             "memory_bytes": self._memory_bytes(),
             "log": self._log(),
@@ -135,6 +136,16 @@ class Metrics:
             "parked_copies": sum(outbox.parked_copies for outbox in outboxes),
         }
 
+    def _ladder(self) -> dict[str, Any]:
+        ladder = self._worker.ladder
+        breakers = ladder.breakers()
+        return {
+            "breakers": {state: breakers[state] for state in ("closed", "open", "half_open")},
+            "retries": ladder.retries,
+            "retries_refused": ladder.budget.refused_total,
+            "evictions": ladder.evictions,
+        }
+
     def _log(self) -> dict[str, int]:
         statistics = self._worker.log.statistics()
         return {
@@ -156,6 +167,7 @@ class Metrics:
 
     def _on_tick(self) -> None:
         self._lag.record(self._loop.time() - self._tick_due)
+        self._worker.ladder.note_flushes(self._worker.ledger.flushes)
         self._schedule_tick()
 
     def _schedule_report(self) -> None:

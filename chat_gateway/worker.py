@@ -15,7 +15,9 @@ from chat_gateway.shutdown import drain
 from pipeline.permits import Permits
 from pipeline.stage import Stage
 from pipeline.topology import Topology
+from retry.budget import RetryBudget
 from stages.deliver import Deliver
+from stages.ladder import Ladder, LadderSettings
 from stages.line_codec import LineCodec
 from stages.message import Batch, Block, Ledger, Refusal
 from stages.outbox import Flusher
@@ -55,6 +57,7 @@ class Worker:
         self.ledger = Ledger()
         loop = asyncio.get_running_loop()
         self.flusher = Flusher(loop.call_soon, self._on_flush_error)
+        self.ladder = self._make_ladder(loop)
         tokens = Permits(config.limits.max_connections)
         # The hub is made with the connections and the route stage looks into it, so it finds it late.
         self.topology = self._wire()
@@ -63,6 +66,7 @@ class Worker:
             pipeline_input=self.topology.input,
             ledger=self.ledger,
             flusher=self.flusher,
+            ladder=self.ladder,
             tokens=tokens,
             turned_away=Permits(_MAX_TURNED_AWAY),
             log=log.logger,
@@ -94,6 +98,7 @@ class Worker:
         finally:
             self.metrics.stop()
             self.connections.close()
+            await self.ladder.aclose()
             await self.topology.abort()
 
     def _wire(self) -> Topology:
@@ -109,6 +114,24 @@ class Worker:
             ],
             on_turn_begin=self.flusher.expect_flush,
             on_turn_end=self.flusher.flush,
+        )
+
+    def _make_ladder(self, loop: asyncio.AbstractEventLoop) -> Ladder:
+        config = self.config
+        retry = config.retry
+        return Ladder(
+            LadderSettings(
+                write_timeout_s=config.outbox.write_timeout_s,
+                min_progress_bytes=config.outbox.min_progress_bytes,
+                evict_after_s=config.outbox.evict_after_s,
+                fail_max=config.breaker.fail_max,
+                reset_timeout_s=config.breaker.reset_timeout_s,
+                base_delay_s=retry.base_delay_s,
+                max_delay_s=retry.max_delay_s,
+            ),
+            RetryBudget(retry.budget_ratio, retry.budget_window_s, retry.budget_floor),
+            call_later=loop.call_later,
+            on_change=self._on_breaker_change,
         )
 
     def _stage(
@@ -148,6 +171,14 @@ class Worker:
         batch = item if isinstance(item, Batch) else item.batch
         if batch.pending:
             batch.refuse(batch.pending, reason, "")
+
+    def _on_breaker_change(self, login: str, state: str) -> None:
+        """A writer got into trouble or out of it."""
+        log = self.log.logger
+        if state == "open":
+            log.warning("breaker.opened", login=login)
+        else:
+            log.info("breaker.half_open" if state == "half_open" else "breaker.closed", login=login)
 
     def _on_flush_error(self, outbox: Outbox, error: Exception) -> None:
         """A writer failed in a way it should not: its copies are refused, the others are flushed."""

@@ -38,6 +38,7 @@ class Deliver:
             else:
                 for is_fanout, entry in _joined(routed, runs):
                     outbox.offer(entry, is_fanout=is_fanout)
+        batch.runs = []  # while the batch waits for its outcome only the encoded form is kept
 
 
 def _joined(routed: Routed, runs: list[Run]) -> list[tuple[bool, Entry]]:

@@ -9,6 +9,7 @@ it is looked at line by line.
 from __future__ import annotations
 
 import re
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 from stages.login_name import normalised
@@ -21,11 +22,14 @@ __all__ = ["LineCodec", "LineFramer", "Parsed"]
 
 # C0 but tab and the line feed that ends each line, and DEL: not allowed in a text.
 _CONTROLS = bytes(c for c in range(0x20) if c not in (0x09, 0x0A)) + b"\x7f"
-_C1 = re.compile("[\x80-\x9f]")
+# The C1 controls in UTF-8; where bytes are valid UTF-8, 0xC2 only ever begins a character.
+_C1 = re.compile(b"\xc2[\x80-\x9f]")
 _SPACES = " \t"
 _BLANK = b" \t"
-# Names kept in the cache of recipient lists, over all lists; at about 100 bytes each some 6 MiB.
-_CACHED_NAMES = 65536
+# What the cache of recipient lists may hold, keys and names as `sys.getsizeof` counts them and a place in
+# the dict: room for some 30,000 lists of one name. A client that sends ever new lists gets no more.
+_MAX_CACHE_BYTES = 8 << 20
+_DICT_PLACE_BYTES = 150
 _CACHED_HEAD_BYTES = 4096
 
 
@@ -95,12 +99,12 @@ def _appended(tail: bytes | bytearray, data: bytes) -> bytes | bytearray:
 class LineCodec:
     """Parses blocks and encodes runs; one for a worker, since its cache of recipient lists is shared."""
 
-    __slots__ = ("_cache", "_cached_names", "_max_recipients")
+    __slots__ = ("_cache", "_max_recipients", "cache_bytes")
 
     def __init__(self, max_recipients: int) -> None:
         self._max_recipients = max_recipients
         self._cache: dict[bytes, tuple[str, ...]] = {}  # what stood before ":" to the recipients it means
-        self._cached_names = 0  # names in the cache, over all entries
+        self.cache_bytes = 0  # memory that the cache takes, roughly
 
     def parse(self, data: bytes, lines: int) -> Parsed:
         """Make runs of a block of `lines` whole lines."""
@@ -132,9 +136,11 @@ class LineCodec:
         if lines == 1:
             return Run(recipients, data[colon + 1 :].strip(b" \t\n") + b"\n", 1)
         separator = b"\n" + data[: colon + 1] + b" "
-        if data.count(separator) != lines - 1 or data[colon + 1] != 0x20:
+        if data[colon + 1] != 0x20:
             return None
         texts = data[colon + 2 :].replace(separator, b"\n")
+        if len(data) - colon - 2 - len(texts) != (lines - 1) * (len(separator) - 1):
+            return None  # not every line had this head
         if texts[0] in _BLANK or b"\n " in texts or b" \n" in texts:
             return None
         if b"\t" in texts and (b"\n\t" in texts or b"\t\n" in texts):
@@ -182,10 +188,12 @@ class LineCodec:
     def _keep(self, head: bytes, recipients: tuple[str, ...]) -> None:
         if len(head) > _CACHED_HEAD_BYTES:
             return
-        self._cached_names += len(recipients)
-        if self._cached_names > _CACHED_NAMES:
+        sizes = sum(map(sys.getsizeof, recipients))
+        nbytes = _DICT_PLACE_BYTES + sys.getsizeof(head) + sys.getsizeof(recipients) + sizes
+        self.cache_bytes += nbytes
+        if self.cache_bytes > _MAX_CACHE_BYTES:
             self._cache.clear()
-            self._cached_names = len(recipients)
+            self.cache_bytes = nbytes
         self._cache[head] = recipients
 
 
@@ -201,7 +209,7 @@ def _is_clean(data: bytes) -> bool:
     if data.isascii():
         return True
     try:
-        text = data.decode()
+        data.decode()
     except UnicodeDecodeError:
         return False
-    return _C1.search(text) is None
+    return _C1.search(data) is None

@@ -49,6 +49,8 @@ class Refusal:
     UNKNOWN = "not_logged_in"  # nobody is logged in under that name
     FULL = "full"  # the recipient's outbox is full and the policy is to refuse
     BREAKER_OPEN = "breaker_open"  # the recipient was stuck too often
+    DROPPED = "dropped"  # newer ones took its place in a full outbox
+    EVICTED = "slow_consumer"  # the recipient was stuck for too long and was closed
     GONE = "gone"  # the recipient left before it was delivered
     SHUTDOWN = "shutdown"  # the gateway stops and the recipient does not read
     TIMEOUT = "timeout"  # a stage ran out of time
@@ -99,6 +101,7 @@ class Ledger:
         "bytes_in",
         "bytes_out",
         "delivered",
+        "flushes",
         "in_flight",
         "peak_outbox_bytes",
         "refused",
@@ -115,6 +118,7 @@ class Ledger:
         self.rejected: Counter[str] = Counter()  # lines that never became messages, by machine word
         self.bytes_in = 0  # read from clients
         self.bytes_out = 0  # handed to transports
+        self.flushes = 0  # calls of writers
         self.peak_outbox_bytes = 0  # most that was pending in one outbox, reset by whoever reports
 
     @property
@@ -131,7 +135,7 @@ class Batch:
     has an outcome.
     """
 
-    __slots__ = ("copies", "ledger", "messages", "nbytes", "pending", "runs", "sender")
+    __slots__ = ("copies", "has_credit", "ledger", "messages", "nbytes", "pending", "runs", "sender")
 
     def __init__(
         self, sender: Sender, runs: list[Run], *, messages: int, nbytes: int, ledger: Ledger
@@ -140,6 +144,7 @@ class Batch:
         self.runs = runs  # in the order they were said
         self.messages = messages  # credit held: messages
         self.nbytes = nbytes  # credit held: bytes
+        self.has_credit = True  # it has not been given back yet
         self.ledger = ledger
         copies = 0
         for run in runs:
@@ -154,6 +159,12 @@ class Batch:
         self.ledger.in_flight -= copies
         self.pending -= copies
         if not self.pending:
+            self.return_credit()
+
+    def return_credit(self) -> None:
+        """Give the credit back, once; the copies may still be in flight, bounded by somebody else then."""
+        if self.has_credit:
+            self.has_credit = False
             self.sender.give_back(self.messages, self.nbytes)
 
     def refuse(self, copies: int, reason: str, name: str) -> None:

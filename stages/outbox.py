@@ -9,6 +9,8 @@ The contract:
  5. Every copy offered is resolved exactly once: delivered when its last byte was handed to the
     writer, or refused with a reason.
  6. Notices never wait in the queue: they merge, and go ahead of entries at the next flush.
+ 7. While its writer is paused the ladder watches it (`stages.ladder`), which may have it refuse what is
+    parked and what comes, and in the end have its owner close it.
 """
 
 from __future__ import annotations
@@ -17,15 +19,18 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
+from stages.ladder import Watch
 from stages.message import Batch, Ledger, Refusal, Sender
 from stages.notices import Notices
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Entry", "Flusher", "Outbox", "OutboxSettings", "WhenFull", "Writer"]
+    from stages.ladder import Ladder
 
-WhenFull: TypeAlias = Literal["stall", "refuse"]
+__all__ = ["Entry", "Flusher", "Outbox", "OutboxSettings", "Owner", "WhenFull", "Writer"]
+
+WhenFull: TypeAlias = Literal["stall", "refuse", "drop_oldest", "disconnect"]
 
 Entry: TypeAlias = tuple[bytes, int, Batch]
 """Encoded lines, how many copies they are, and the batch that these belong to."""
@@ -39,6 +44,16 @@ class Writer(Protocol):
 
     def is_closing(self) -> bool:
         """Nothing that is written from now on will arrive."""
+
+
+class Owner(Protocol):
+    """The connection behind a writer."""
+
+    def unsent_bytes(self) -> int:
+        """Bytes that were handed over and have not left the machine."""
+
+    def evict(self) -> None:
+        """Close it: it has been stuck for too long, or its outbox is full and the policy says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +114,17 @@ class Outbox:
     __slots__ = (
         "_entries",
         "_flusher",
+        "_handed_bytes",
         "_is_touched",
+        "_ladder",
         "_ledger",
         "_notices",
+        "_owner",
         "_parked",
         "_refusing",
         "_settings",
         "_stalled",
+        "_watch",
         "_writer",
         "is_paused",
         "name",
@@ -113,7 +132,15 @@ class Outbox:
         "pending_bytes",
     )
 
-    def __init__(self, writer: Writer, settings: OutboxSettings, ledger: Ledger, flusher: Flusher) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        settings: OutboxSettings,
+        ledger: Ledger,
+        flusher: Flusher,
+        ladder: Ladder | None = None,
+        owner: Owner | None = None,
+    ) -> None:
         self.name = ""  # the login behind it, for notices; empty before login
         self.pending_bytes = 0  # in entries, not yet handed over
         self.is_paused = False  # the writer takes nothing just now
@@ -122,6 +149,10 @@ class Outbox:
         self._settings = settings
         self._ledger = ledger
         self._flusher = flusher
+        self._ladder = ladder  # watches while the writer is paused; none for a writer that cannot be stuck
+        self._owner = owner
+        self._watch: Watch | None = None  # from the first pause on
+        self._handed_bytes = 0  # given to the writer, ever
         self._entries: list[Entry] = []
         self._parked: dict[Sender, deque[Entry]] | None = None  # entries that found no room, by sender
         self._stalled: dict[Sender, None] | None = None  # senders that may not read just now
@@ -166,14 +197,27 @@ class Outbox:
         self._touch()
 
     def write_last(self, line: bytes) -> None:
-        """Write a Notice behind all that is pending: the last thing before the connection is closed."""
-        self.flush()
-        if self._refusing is None:
+        """Write a Notice behind all that was handed over: the last thing before the connection is closed."""
+        if not self._writer.is_closing():
             self._write(line)
+
+    @property
+    def has_emptied(self) -> bool:
+        """The writer takes bytes and no copy is pending."""
+        return not (self.is_paused or self._entries or self._parked)
+
+    @property
+    def left_bytes(self) -> int:
+        """Bytes that have left the machine so far."""
+        return self._handed_bytes - (self._owner.unsent_bytes() if self._owner else 0)
 
     def pause(self) -> None:
         """The writer takes nothing more for now."""
         self.is_paused = True
+        if self._ladder is not None:
+            if self._watch is None:
+                self._watch = Watch(self, self._ladder)
+            self._watch.begin()
 
     def resume(self) -> None:
         """The writer takes bytes again."""
@@ -200,14 +244,44 @@ class Outbox:
     def close(self, reason: str) -> None:
         """Refuse all that is pending or parked, and every later offer, with `reason`. May be called twice."""
         self._refusing = reason
-        entries, self._entries = self._entries, []
-        parked, self._parked = self._parked, None
-        self.pending_bytes = 0
         self._notices = None
-        for waiting in (parked or {}).values():
-            entries.extend(waiting)
+        if self._watch is not None:
+            self._watch.close()
+        entries, self._entries = self._entries, []
+        self.pending_bytes = 0
         for _, copies, batch in entries:
             batch.refuse(copies, reason, self.name)
+        self._refuse_parked(reason)
+
+    # What the ladder calls.
+
+    def refuse_all(self) -> None:
+        """The breaker has opened: refuse what is parked and what comes, and let all senders run on.
+
+        What is pending stays for when the writer moves again; it no longer holds its senders' credit, since
+        `max_outbox_bytes` bounds it.
+        """
+        self._refusing = Refusal.BREAKER_OPEN
+        self._refuse_parked(Refusal.BREAKER_OPEN)
+        for _, _, batch in list(self._entries):
+            batch.return_credit()
+
+    def accept_again(self) -> None:
+        """The breaker has closed."""
+        if self._refusing == Refusal.BREAKER_OPEN:
+            self._refusing = None
+
+    def evict(self) -> None:
+        """Stuck for too long: refuse everything and have the owner close the connection."""
+        self.close(Refusal.EVICTED)
+        if self._owner is not None:
+            self._owner.evict()
+
+    def _refuse_parked(self, reason: str) -> None:
+        parked, self._parked = self._parked, None
+        for waiting in (parked or {}).values():
+            for _, copies, batch in waiting:
+                batch.refuse(copies, reason, self.name)
         if self._stalled:
             self._unstall()
 
@@ -228,14 +302,31 @@ class Outbox:
             if self._fits(entry):
                 self._take(entry)
                 return
-        _, copies, batch = entry
-        if (self._settings.fanout if is_fanout else self._settings.direct) == "refuse":
-            batch.refuse(copies, Refusal.FULL, self.name)
-            return
+        _WHEN_FULL[self._settings.fanout if is_fanout else self._settings.direct](self, entry)
+
+    def _park(self, entry: Entry) -> None:
+        sender = entry[2].sender
         if self._parked is None:
             self._parked = {}
-        self._parked.setdefault(batch.sender, deque()).append(entry)
-        self._stall(batch.sender)
+        self._parked.setdefault(sender, deque()).append(entry)
+        self._stall(sender)
+
+    def _refuse_full(self, entry: Entry) -> None:
+        entry[2].refuse(entry[1], Refusal.FULL, self.name)
+
+    def _drop_oldest(self, entry: Entry) -> None:
+        while self._entries and not self._fits(entry):
+            payload, copies, batch = self._entries.pop(0)
+            self.pending_bytes -= len(payload)
+            batch.refuse(copies, Refusal.DROPPED, self.name)
+        if self._fits(entry):
+            self._take(entry)
+        else:  # others are parked, under the other policy: nothing may overtake them
+            self._refuse_full(entry)
+
+    def _disconnect(self, entry: Entry) -> None:
+        self._refuse_full(entry)
+        self.evict()
 
     def _fits(self, entry: Entry) -> bool:
         pending = self.pending_bytes
@@ -283,6 +374,8 @@ class Outbox:
 
     def _write(self, data: bytes) -> None:
         self._ledger.bytes_out += len(data)
+        self._ledger.flushes += 1
+        self._handed_bytes += len(data)
         self._writer.write(data)
 
     def _let_in(self) -> None:
@@ -311,3 +404,11 @@ class Outbox:
         stalled, self._stalled = self._stalled, None
         for sender in stalled or ():
             sender.unstall()
+
+
+_WHEN_FULL: dict[WhenFull, Callable[[Outbox, Entry], None]] = {
+    "stall": Outbox._park,
+    "refuse": Outbox._refuse_full,
+    "drop_oldest": Outbox._drop_oldest,
+    "disconnect": Outbox._disconnect,
+}

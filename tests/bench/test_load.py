@@ -91,7 +91,8 @@ def test_load_charges_a_stall_when_the_server_stops() -> None:
 
 def test_load_refuses_to_start_when_a_login_is_not_proved() -> None:
     """A server that closes connections or answers something else is an error, not a figure of 0."""
-    with broken_server.running(lambda _copy, _number: b"! login-taken\n") as port, pytest.raises(LoginError):
+    refused = pytest.raises(LoginError, match="did not accept a login: b'! busy")
+    with broken_server.running(lambda _copy, _number: b"! busy\n") as port, refused:
         run(port, SHORT)
 
 
