@@ -11,12 +11,13 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from chat_gateway.config import ListenAddress, Section
+from chat_gateway.config import Section
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from chat_gateway.config import Config
+    from chat_gateway.listen_address import ListenAddress
 
 # The shortest line, "b:" and its end, is 3 bytes; what it becomes, "from ", a login of 64 bytes, ": " and
 # the end, is 72. Recipients of one line share one encoded form, so more of them do not add to it.

@@ -167,7 +167,7 @@ def _load(
 
 
 def _host_port(text: str) -> tuple[str, int]:
-    from chat_gateway.config import split_host_port
+    from chat_gateway.listen_address import split_host_port  #
 
     try:
         host, port = split_host_port(text)

@@ -6,71 +6,12 @@ The defaults of these models are the packaged defaults, and the text below each 
 
 from __future__ import annotations
 
-import ipaddress
-import re
-from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-_SCHEMES = ("line",)
-_HOST_PORT = re.compile(r"(?:\[(?P<six>[^\[\]\s]+)\]|(?P<name>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})")
-
-
-def split_host_port(text: str) -> tuple[str, int]:
-    """Split `HOST:PORT`; an IPv6 host stands in brackets and is returned without them, compressed.
-
-    Raises:
-        ValueError: with words that can follow the text, such as "has a port above 65535".
-    """
-    match = _HOST_PORT.fullmatch(text)
-    if match is None:
-        raise ValueError("is not HOST:PORT")
-    port = int(match["port"])
-    if port > 65535:
-        raise ValueError("has a port above 65535")
-    return _canonical_host(match["six"], match["name"]), port
-
-
-def _canonical_host(six: str | None, name: str | None) -> str:
-    try:
-        if six is not None:
-            return str(ipaddress.IPv6Address(six))
-        assert name is not None
-        if re.fullmatch(r"[0-9.]+", name):
-            return str(ipaddress.IPv4Address(name))
-    except ValueError:
-        raise ValueError("has a host that is not an IP address") from None
-    return name.lower()
-
-
-@dataclass(frozen=True, slots=True)
-class ListenAddress:
-    """Where a listener accepts: made from a url of the configuration, or directly in tests."""
-
-    scheme: str
-    host: str
-    port: int
-
-    @classmethod
-    def from_url(cls, url: str) -> ListenAddress:
-        """Read `line://HOST:PORT`; port 0 lets the system choose one.
-
-        Raises:
-            ValueError: with words that can follow the url, such as "is not HOST:PORT".
-        """
-        scheme, separator, rest = url.partition("://")
-        if not separator or scheme not in _SCHEMES:
-            raise ValueError('does not begin with "line://"')
-        host, port = split_host_port(rest)
-        return cls(scheme, host, port)
-
-    @property
-    def url(self) -> str:
-        """The address as the configuration spells it."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
+from chat_gateway.listen_address import ListenAddress
 
 
 def _listen_address(value: object) -> ListenAddress:
@@ -158,6 +99,38 @@ class LimitsConfig(Section):
     """The same credit in bytes. Every connection may use its own up, so lower it when the memory that
     `chat-gateway check` prints is too much.
     """
+    refused_per_s: float = Field(default=1000.0, ge=0, le=1_000_000)
+    """Refused copies of one session a second; beyond them its socket is not read for a while, so that being
+    refused is not free. Choose what an honest client may get wrong; 0 for no limit.
+    """
+    messages_per_s: float = Field(default=0.0, ge=0, le=10_000_000)
+    """Messages of one session a second; beyond them its socket is not read for a while, nothing is refused.
+    Choose several times what a person or bot needs; 0 for no limit.
+    """
+    messages_burst: int = Field(default=1000, ge=1, le=10_000_000)
+    """Messages of one session that may come at once before messages_per_s applies. Choose the longest
+    burst of an honest client.
+    """
+    connections_per_address: int = Field(default=64, ge=0, le=1_000_000)
+    """Connections from one address at the same time; further ones are answered `! busy`. Choose more where
+    many users share an address; 0 for no limit.
+    """
+    new_connections_per_s: float = Field(default=0.0, ge=0, le=100_000)
+    """New connections from one address a second; those beyond are not read for a while. Choose it when
+    strangers reconnect too fast; 0 for no limit.
+    """
+    new_connections_burst: int = Field(default=50, ge=1, le=100_000)
+    """New connections from one address that may come at once before new_connections_per_s applies. Choose
+    how many users behind one address reconnect together.
+    """
+    limit_loopback: bool = Field(default=False)
+    """Whether the limits for an address hold for this machine itself too. Choose true when a proxy on this
+    machine does not connect for others.
+    """
+    max_buffered_bytes: int = Field(default=1_073_741_824, ge=1_048_576, le=1_099_511_627_776)
+    """Bytes of messages in the whole gateway. At 85 % the sessions that hold most are no longer read, at
+    95 % new connections are answered `! busy`. Choose half of the memory you give the gateway.
+    """
     notices: bool = True
     """Whether the gateway tells clients what went wrong, in lines that begin with `! `. Choose false only
     for clients that cannot stand such lines.
@@ -233,16 +206,21 @@ class OutboxConfig(Section):
     """
 
 
+Policy = Literal["stall", "refuse", "drop_oldest", "disconnect"]
+
+
 class WhenFullConfig(Section):
     """What senders meet at a full outbox, for each kind of traffic."""
 
-    direct: Literal["stall", "refuse"] = "stall"
-    """A message to one recipient: "stall" pauses its sender until there is room, "refuse" refuses the copy
-    at once. Choose refuse when late is worse than never.
+    direct: Policy = Field(default="stall")
+    """A message to one recipient: "stall" pauses its sender until there is room (you see sessions_stalled),
+    "refuse" refuses the copy at once (refused_by_reason.full), "drop_oldest" refuses what has waited longest
+    instead (refused_by_reason.dropped), "disconnect" closes the recipient (session.closed, slow_consumer).
+    Choose stall where every copy counts, the others where the newest counts most.
     """
-    fanout: Literal["stall", "refuse"] = "refuse"
-    """A message to several recipients. With "stall" the slowest member sets the pace of the group; choose
-    it only where every copy must arrive.
+    fanout: Policy = Field(default="refuse")
+    """A message to several recipients, with the same choices. With "stall" the slowest member sets the pace
+    of the group; choose it only where every copy must arrive.
     """
 
 
@@ -277,6 +255,25 @@ class BreakerConfig(Section):
     reset_timeout_s: float = Field(default=5.0, ge=0.01, le=3600)
     """Seconds an open breaker waits before it looks whether the writer moves again. Choose the time a
     recipient usually needs to come back.
+    """
+
+
+class TcpConfig(Section):
+    """How the kernel finds out that a peer has gone without a word."""
+
+    keepalive_idle_s: int = Field(default=60, ge=1, le=32_767)
+    """Seconds without any byte before the kernel asks whether the peer is still there. Choose less than
+    the time after which routers on the way forget a connection.
+    """
+    keepalive_interval_s: int = Field(default=15, ge=1, le=32_767)
+    """Seconds between two such questions. Keep it well under keepalive_idle_s."""
+    keepalive_probes: int = Field(default=4, ge=1, le=127)
+    """Unanswered questions after which the peer counts as gone. Choose a few, since single packets get
+    lost.
+    """
+    user_timeout_s: int = Field(default=60, ge=1, le=86_400)
+    """Seconds that bytes may stay unacknowledged before the peer counts as gone (TCP_USER_TIMEOUT). Choose
+    more than outbox.evict_after_s, so that the gateway decides first.
     """
 
 
@@ -347,6 +344,8 @@ class Config(Section):
     """How the wait for a stuck writer is repeated."""
     breaker: BreakerConfig = BreakerConfig()
     """The circuit breaker of each outbound writer."""
+    tcp: TcpConfig = TcpConfig()
+    """How the kernel finds out that a peer has gone without a word."""
     shutdown: ShutdownConfig = ShutdownConfig()
     """How the gateway ends."""
     log: LogConfig = LogConfig()

@@ -55,12 +55,13 @@ class Connection(asyncio.BufferedProtocol):
         "_discarded",
         "_framer",
         "_has_yielded",
-        "_is_reading",
+        "_is_held_back",
         "_last_line",
         "_last_progress",
         "_transport",
         "_waits_for_room",
         "address",
+        "is_reading",
         "outbox",
         "port",
         "reason",
@@ -80,7 +81,8 @@ class Connection(asyncio.BufferedProtocol):
         self.outbox: Outbox | None = None
         self._framer = LineFramer(connections.limits.max_line_bytes)
         self._transport: asyncio.Transport | None = None
-        self._is_reading = True  # as the transport was last told
+        self.is_reading = True  # as the transport was last told
+        self._is_held_back = False  # said too much lately
         self._waits_for_room = False  # a block of ours stands in line at the parse stage
         self._has_yielded = False  # brought enough for this turn of the loop
         self._discarded = 0  # bytes thrown away while closing
@@ -158,13 +160,20 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is None or self._transport.is_closing():
             return
         may_read = self._may_read()
-        if may_read == self._is_reading or self.state == State.LEAVING:
+        if may_read == self.is_reading or self.state == State.LEAVING:
             return
-        self._is_reading = may_read
+        self.is_reading = may_read
         if may_read:
             self._transport.resume_reading()
         else:
             self._transport.pause_reading()
+
+    def pause_for(self, seconds: float) -> None:
+        """Do not read for so long; more of the same meanwhile adds nothing."""
+        if not self._is_held_back:
+            self._is_held_back = True
+            self.update_reading()
+            self._all.loop.call_later(seconds, self._on_pause_over)
 
     def on_credit_back(self) -> None:
         """All copies of this session have their outcome."""
@@ -175,7 +184,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def end_if_gone(self) -> bool:
         """End it if its peer has gone, which a connection that is not read does not notice by itself."""
-        if self._is_reading or self._transport is None or not self._is_peer_gone():
+        if self.is_reading or self._transport is None or not self._is_peer_gone():
             return False
         if self.session is not None:
             self._all.hub.release(self.session)
@@ -263,7 +272,7 @@ class Connection(asyncio.BufferedProtocol):
     def _may_read(self) -> bool:
         if self.state >= State.FLUSHING:
             return True  # to throw away
-        if self._waits_for_room or self._has_yielded or self._all.is_draining:
+        if self._waits_for_room or self._has_yielded or self._is_held_back or self._all.is_draining:
             return False
         return self.session is None or self.session.may_read
 
@@ -287,8 +296,8 @@ class Connection(asyncio.BufferedProtocol):
         session = self.session
         assert session is not None
         lines = block.count(b"\n")
-        session.take(lines, len(block))
-        if not self._all.input.offer(Block(session, block, lines), lines, self._on_room):
+        cost_bytes = session.take(lines, len(block))
+        if not self._all.input.offer(Block(session, block, lines, cost_bytes), lines, self._on_room):
             self._waits_for_room = True
             self._all.on_saturated()
             self.update_reading()
@@ -297,6 +306,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def _on_room(self) -> None:
         self._waits_for_room = False
+        self.update_reading()
+
+    def _on_pause_over(self) -> None:
+        self._is_held_back = False
         self.update_reading()
 
     def _yield_turn(self) -> None:
@@ -350,14 +363,16 @@ class Connection(asyncio.BufferedProtocol):
 
     def _log_in(self, login: str, rest: bytes) -> None:
         assert self.outbox is not None
-        session = Session(login, LineCodec.prefix(login), self.outbox, self._all.limits, self)
-        if not self._all.claim(session):
+        connections = self._all
+        prefix = LineCodec.prefix(login)
+        session = Session(login, prefix, self.outbox, connections.limits, connections.ceiling, self)
+        if not connections.claim(session):
             self.end(Disconnect.LOGIN_TAKEN)
             return
         self.session = session
         self.outbox.name = login
         self.state = State.OPEN
-        self._all.on_login(self)
+        connections.on_login(self)
 
     # Closing.
 

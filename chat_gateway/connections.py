@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from chat_gateway.addresses import Addresses
+from chat_gateway.ceiling import Ceiling
 from chat_gateway.connection import Connection, State
 from chat_gateway.deadlines import Deadlines
 from chat_gateway.disconnect import Disconnect
@@ -82,6 +84,8 @@ class Connections:
         self.log = log
         self.loop = loop
         self.hub = Hub()
+        self.ceiling = Ceiling(ledger, config.limits.max_buffered_bytes, self.hub)
+        self.addresses = Addresses(config.limits)
         self.read_buffer = memoryview(bytearray(config.limits.max_read_bytes))
         self.is_draining = False  # nothing is read any more
         self.closed: Counter[str] = Counter()  # connections that ended, by reason
@@ -111,10 +115,15 @@ class Connections:
         self.accepted += 1
         self._login_deadlines.start(connection)
         self.log.info("connection.accepted", address=connection.address, port=connection.port)
+        may_stay, delay_s = self.addresses.enter(connection.address)
         if self.is_draining:
             connection.end(Disconnect.SHUTDOWN)
-        elif connection.tokens is self.turned_away:
+        elif not may_stay:
+            connection.end(Disconnect.BUSY, "too many connections from your address")
+        elif connection.tokens is self.turned_away or self.ceiling.is_full:
             connection.end(Disconnect.BUSY)
+        elif delay_s:
+            connection.pause_for(delay_s)
 
     def claim(self, session: Session) -> bool:
         """Enter a session under its login, unless a holder of that login is there and alive."""
@@ -158,6 +167,7 @@ class Connections:
         """Its transport is gone."""
         self._login_deadlines.stop(connection)
         self._linger_deadlines.stop(connection)
+        self.addresses.leave(connection.address)
         assert connection.reason is not None
         self.closed[connection.reason.label] += 1
         self.log.info(

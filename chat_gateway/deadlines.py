@@ -6,6 +6,7 @@ enough, and starting or ending one costs no timer.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class Deadlines(Generic[T]):
     Args:
         timeout_s: how long each item has.
         on_due: called, in the loop, with an item whose time is over; the item has been removed.
+            Must not raise.
         loop: whose clock and timer are used.
     """
 
@@ -66,5 +68,6 @@ class Deadlines(Generic[T]):
                 break
             due.append(item)
         for item in due:
-            if self._due_at.pop(item, None) is not None:
+            if self._due_at.get(item, math.inf) <= now:  # neither stopped nor begun anew meanwhile
+                del self._due_at[item]
                 self._on_due(item)

@@ -18,6 +18,7 @@ from chat_gateway.sockets import SHORTAGES, prepare_accepted
 if TYPE_CHECKING:
     import socket
 
+    from chat_gateway.config import TcpConfig
     from chat_gateway.connections import Connections
     from pipeline.permits import Permits
 
@@ -39,6 +40,7 @@ class Listener:
         connections: who takes the accepted ones.
         at_limit: "wait" or "busy", see `limits.at_limit` of the configuration.
         send_buffer_bytes: for each accepted socket.
+        tcp: how the kernel finds out that its peer has gone.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Listener:
         *,
         at_limit: Literal["wait", "busy"],
         send_buffer_bytes: int,
+        tcp: TcpConfig,
     ) -> None:
         self._listening = listening
         self._connections = connections
@@ -55,6 +58,7 @@ class Listener:
         self._log = connections.log
         self._at_limit = at_limit
         self._send_buffer_bytes = send_buffer_bytes
+        self._tcp = tcp
         self._is_accepting = False  # the loop watches the socket
         self._is_closed = False
         self._max_accepts = _MAX_ACCEPTS  # in one turn, just now
@@ -150,7 +154,7 @@ class Listener:
     async def _open(self, sock: socket.socket, address: tuple[str, int], tokens: Permits) -> None:
         connection: Connection | None = None
         try:
-            prepare_accepted(sock, self._send_buffer_bytes)
+            prepare_accepted(sock, self._send_buffer_bytes, self._tcp)
             connection = Connection(self._connections, address[0], address[1], tokens)
             made = connection
             await self._loop.connect_accepted_socket(lambda: made, sock)

@@ -6,20 +6,40 @@ Knows its connection only as something whose reading it can have looked at again
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Protocol
 
+from pipeline.token_bucket import TokenBucket
+
 if TYPE_CHECKING:
+    from chat_gateway.ceiling import Ceiling
     from chat_gateway.config import LimitsConfig
     from stages.outbox import Outbox
 
 __all__ = ["Reading", "Session"]
 
 
+# The longest time a session is not read for having said too much: a bound on what one wait can do.
+_MAX_PAUSE_S = 5.0
+
+# What a block of lines takes in memory beside its bytes: its objects, and for each line what is put in
+# front of it on its way out ("from ", a login of at most 64 bytes, ": ").
+_BLOCK_OVERHEAD_BYTES = 512
+_LINE_OVERHEAD_BYTES = 72
+
+
 class Reading(Protocol):
     """What a session needs of its connection."""
 
+    @property
+    def is_reading(self) -> bool:
+        """Whether its socket is read now."""
+
     def update_reading(self) -> None:
         """Pause or resume reading, as everything together says now."""
+
+    def pause_for(self, seconds: float) -> None:
+        """Do not read for so long."""
 
     def on_credit_back(self) -> None:
         """Nothing of this session is in flight any more."""
@@ -35,7 +55,10 @@ class Session:
     """
 
     __slots__ = (
+        "_ceiling",
         "_limits",
+        "_messages",
+        "_refusals",
         "inflight_bytes",
         "inflight_messages",
         "login",
@@ -46,7 +69,13 @@ class Session:
     )
 
     def __init__(
-        self, login: str, prefix: bytes, outbox: Outbox, limits: LimitsConfig, reading: Reading
+        self,
+        login: str,
+        prefix: bytes,
+        outbox: Outbox,
+        limits: LimitsConfig,
+        ceiling: Ceiling,
+        reading: Reading,
     ) -> None:
         self.login = login
         self.prefix = prefix
@@ -54,33 +83,38 @@ class Session:
         self.inflight_messages = 0  # credit used: accepted or on the way to it, no outcome yet
         self.inflight_bytes = 0
         self.stalls = 0  # outboxes above their high watermark that it writes to
-        self._limits = limits
         self.reading = reading
+        self._limits = limits
+        self._ceiling = ceiling
+        self._messages: TokenBucket | None = None  # of messages, where their rate is limited
+        self._refusals: TokenBucket | None = None  # of refused copies, from the first one on
+        if limits.messages_per_s:
+            self._messages = TokenBucket(limits.messages_per_s, limits.messages_burst, time.monotonic)
 
     @property
     def may_read(self) -> bool:
-        """It has credit left and no outbox stalls it."""
+        """It has credit left, no outbox stalls it, and the memory of the whole gateway allows it."""
         return (
             not self.stalls
             and self.inflight_messages < self._limits.max_inflight_messages
             and self.inflight_bytes < self._limits.max_inflight_bytes
+            and not self._ceiling.holds(self.inflight_bytes)
         )
 
-    def take(self, messages: int, nbytes: int) -> None:
-        """Use credit for what was read; it may be overdrawn by one read."""
+    def take(self, messages: int, nbytes: int) -> int:
+        """Use credit for what was read, which may be overdrawn by one read; returns the bytes it counts."""
+        cost_bytes = nbytes + _BLOCK_OVERHEAD_BYTES + messages * _LINE_OVERHEAD_BYTES
         self.inflight_messages += messages
-        self.inflight_bytes += nbytes
+        self.inflight_bytes += cost_bytes
+        if self._messages is not None:
+            self._slow_down(self._messages, messages)
+        return cost_bytes
 
     def give_back(self, messages: int, nbytes: int) -> None:
         """See `Sender`."""
-        limits = self._limits
-        was_spent = (
-            self.inflight_messages >= limits.max_inflight_messages
-            or self.inflight_bytes >= limits.max_inflight_bytes
-        )
         self.inflight_messages -= messages
         self.inflight_bytes -= nbytes
-        if was_spent:
+        if not self.reading.is_reading:
             self.reading.update_reading()
         if not self.inflight_messages:
             self.reading.on_credit_back()
@@ -98,6 +132,16 @@ class Session:
             self.reading.update_reading()
 
     def notify(self, word: str, reason: str, *, name: str = "", count: int = 1) -> None:
-        """See `Sender`."""
-        if self._limits.notices:
+        """See `Sender`. Whoever is refused a lot is read more slowly, so that it is not free."""
+        limits = self._limits
+        if limits.notices:
             self.outbox.notify(word, reason, name=name, count=count)
+        if limits.refused_per_s:
+            if self._refusals is None:
+                self._refusals = TokenBucket(limits.refused_per_s, limits.refused_per_s, time.monotonic)
+            self._slow_down(self._refusals, count)
+
+    def _slow_down(self, bucket: TokenBucket, count: int) -> None:
+        delay_s = bucket.take(count)
+        if delay_s > 0:
+            self.reading.pause_for(min(delay_s, _MAX_PAUSE_S))

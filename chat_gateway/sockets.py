@@ -8,6 +8,10 @@ import fcntl
 import resource
 import socket
 import termios
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from chat_gateway.config import TcpConfig
 
 __all__ = ["SHORTAGES", "open_listening", "prepare_accepted", "raise_file_limit", "unsent_bytes"]
 
@@ -47,9 +51,14 @@ def open_listening(host: str, port: int) -> socket.socket:
     return listening
 
 
-def prepare_accepted(sock: socket.socket, send_buffer_bytes: int) -> None:
+def prepare_accepted(sock: socket.socket, send_buffer_bytes: int, tcp: TcpConfig) -> None:
     """Options of an accepted connection; the send buffer is bounded, or the kernel hides megabytes."""
     sock.setblocking(False)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, tcp.keepalive_idle_s)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, tcp.keepalive_interval_s)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, tcp.keepalive_probes)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, tcp.user_timeout_s * 1000)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 

@@ -79,6 +79,7 @@ class Worker:
                 self.connections,
                 at_limit=config.limits.at_limit,
                 send_buffer_bytes=config.outbox.send_buffer_bytes,
+                tcp=config.tcp,
             )
             for one in listening
         ]
@@ -166,7 +167,7 @@ class Worker:
         self.log.logger.error("stage.failed", reason=reason, exc_info=error)
         if isinstance(item, Block):
             item.sender.notify("refused", reason, count=item.lines)
-            item.sender.give_back(item.lines, len(item.data))
+            item.sender.give_back(item.lines, item.cost_bytes)
             return
         batch = item if isinstance(item, Batch) else item.batch
         if batch.pending:

@@ -53,12 +53,13 @@ class ChannelStatistics:
 class _Waiting(Generic[T]):
     """A sender that waits for room, with what it wants to send."""
 
-    __slots__ = ("entry", "is_in", "on_sent")
+    __slots__ = ("entry", "is_told", "on_sent", "waited_s")
 
-    def __init__(self, entry: Received[T], on_sent: Callable[[], None]) -> None:
+    def __init__(self, entry: Received[T], on_sent: Callable[[], None], *, is_told: bool) -> None:
         self.entry = entry
         self.on_sent = on_sent  # called once the item is in, or the receive end has closed
-        self.is_in = False  # the item has entered the channel
+        self.is_told = is_told  # an error tells it when the item did not get in; the item is then its own
+        self.waited_s: float | None = None  # how long it waited; None until the item has entered
 
 
 class _Channel(Generic[T]):
@@ -103,6 +104,10 @@ class _Channel(Generic[T]):
         self.send_wait_s = 0.0  # how long they waited, added up
         self.send_waits = Histogram()  # the waits that were not zero
 
+    @property
+    def is_at_end(self) -> bool:
+        return self.is_sender_closed and not self.buffer and not self.waiting
+
     def put(self, entry: Received[T]) -> None:
         self.buffer.append(entry)
         self.depth += entry.weight
@@ -134,13 +139,41 @@ class _Channel(Generic[T]):
             if self.depth and self.depth + first.entry.weight > self.capacity:
                 return
             self.waiting.popleft()
-            first.is_in = True
-            waited_s = self.clock() - first.entry.sent_at
-            self.waited_sends += 1
-            self.send_wait_s += waited_s
-            self.send_waits.record(waited_s)
+            first.waited_s = self.clock() - first.entry.sent_at
+            self.count_wait(first.waited_s, 1)
             self.put(first.entry)
             first.on_sent()
+
+    def count_wait(self, waited_s: float, sends: int) -> None:
+        self.waited_sends += sends
+        self.send_wait_s += waited_s * sends
+        self.send_waits.record(waited_s, sends)
+
+    def take_out(self, waiting: _Waiting[T]) -> None:
+        """Undo a send that was served but not yet noticed by its sender, unless the item was received."""
+        entry = waiting.entry
+        at = next((at for at, one in enumerate(self.buffer) if one is entry), None)
+        if at is None:
+            return
+        del self.buffer[at]
+        self.total_in -= entry.weight
+        self.sends -= 1
+        assert waiting.waited_s is not None
+        self.count_wait(waiting.waited_s, -1)
+        self.free(entry.weight)
+
+    def statistics(self) -> ChannelStatistics:
+        return ChannelStatistics(
+            depth=self.depth,
+            capacity=self.capacity,
+            peak=self.peak,
+            total_in=self.total_in,
+            total_out=self.total_out,
+            sends=self.sends,
+            waiting_senders=len(self.waiting),
+            waited_sends=self.waited_sends,
+            send_wait_s=self.send_wait_s,
+        )
 
 
 class SendEnd(Generic[T]):
@@ -152,9 +185,10 @@ class SendEnd(Generic[T]):
         self._channel = channel
 
     def send_nowait(self, item: T, weight: int = 1) -> None:
-        """Send without waiting.
+        """Send without waiting; `weight` is at least 1, here and below.
 
         Raises:
+            ValueError: the weight is less than 1.
             WouldBlock: there is no room, or others wait for it.
             ClosedResourceError: this end was closed.
             BrokenResourceError: the receive end was closed.
@@ -165,25 +199,22 @@ class SendEnd(Generic[T]):
     def offer(self, item: T, weight: int, on_sent: Callable[[], None]) -> bool:
         """Send now (True), or leave the item in the line of waiting senders (False).
 
-        In the second case `on_sent` is called, in the loop, once the item has entered. A producer
-        that has no task of its own stops producing until then; so at most one item waits for each.
+        In the second case `on_sent` is called, in the loop, once the item has entered, or the receive
+        end was closed (which accounts for the item); it must not raise. A producer that has no task
+        of its own stops producing until then; so at most one item waits for each.
 
-        Raises:
-            ClosedResourceError: this end was closed.
-            BrokenResourceError: the receive end was closed.
+        Raises: as `send_nowait`, but for `WouldBlock`.
         """
         entry = Received(item, weight, self._channel.clock())
         if self._try_put(entry):
             return True
-        self._channel.waiting.append(_Waiting(entry, on_sent))
+        self._channel.waiting.append(_Waiting(entry, on_sent, is_told=False))
         return False
 
     async def send(self, item: T, weight: int = 1) -> None:
         """Send, waiting for room. A cancelled send leaves nothing that was not received already.
 
-        Raises:
-            ClosedResourceError: this end was closed.
-            BrokenResourceError: the receive end was closed, before or while waiting.
+        Raises: as `send_nowait`, but for `WouldBlock`; `BrokenResourceError` also while waiting.
         """
         channel = self._channel
         entry = Received(item, weight, channel.clock())
@@ -195,14 +226,14 @@ class SendEnd(Generic[T]):
             if not sent.done():
                 sent.set_result(None)
 
-        waiting = _Waiting(entry, on_sent)
+        waiting = _Waiting(entry, on_sent, is_told=True)
         channel.waiting.append(waiting)
         try:
             await sent
         except asyncio.CancelledError:
             self._take_back(waiting)
             raise
-        if not waiting.is_in:
+        if waiting.waited_s is None:
             raise BrokenResourceError
 
     def close(self) -> None:
@@ -212,13 +243,11 @@ class SendEnd(Generic[T]):
         """
         if not self._channel.is_sender_closed:
             self._channel.is_sender_closed = True
-            while len(self._channel.receivers) > 1:  # every receiver must learn of the end
-                self._channel.wake_receiver()
-            self._channel.signal()
+            self._channel.signal()  # one receiver learns of the end, and wakes the next one
 
     def statistics(self) -> ChannelStatistics:
         """A frozen view of the channel, the same at both ends."""
-        return _statistics(self._channel)
+        return self._channel.statistics()
 
     def _try_put(self, entry: Received[T]) -> bool:
         channel = self._channel
@@ -226,6 +255,8 @@ class SendEnd(Generic[T]):
             raise ClosedResourceError
         if channel.is_receiver_closed:
             raise BrokenResourceError
+        if entry.weight < 1:
+            raise ValueError(f"weight must be at least 1, not {entry.weight}")
         if channel.waiting or (channel.depth and channel.depth + entry.weight > channel.capacity):
             return False
         channel.put(entry)
@@ -233,14 +264,15 @@ class SendEnd(Generic[T]):
 
     def _take_back(self, waiting: _Waiting[T]) -> None:
         channel = self._channel
-        if not waiting.is_in:
+        if channel.is_receiver_closed:
+            return  # whoever closed it has emptied it
+        if waiting.waited_s is None:
             channel.waiting.remove(waiting)
             channel.free(0)  # the next in line may be lighter
-        elif waiting.entry in channel.buffer:
-            channel.buffer.remove(waiting.entry)
-            channel.total_in -= waiting.entry.weight
-            channel.sends -= 1
-            channel.free(waiting.entry.weight)
+        else:
+            channel.take_out(waiting)
+        if channel.is_at_end:
+            channel.signal()  # this was the last item still to come
 
 
 class ReceiveEnd(Generic[T]):
@@ -252,13 +284,7 @@ class ReceiveEnd(Generic[T]):
         self._channel = channel
 
     def receive_nowait(self) -> T:
-        """The next item.
-
-        Raises:
-            WouldBlock: nothing is there.
-            EndOfChannel: nothing is there and nothing will come.
-            ClosedResourceError: this end was closed.
-        """
+        """The next item. Raises: as `receive_many_nowait`."""
         return self.receive_many_nowait(1)[0].item
 
     def receive_many_nowait(self, max_weight: int, *, hold: bool = False) -> list[Received[T]]:
@@ -274,7 +300,7 @@ class ReceiveEnd(Generic[T]):
         if channel.is_receiver_closed:
             raise ClosedResourceError
         if not buffer:
-            raise EndOfChannel if self.is_at_end else WouldBlock
+            raise EndOfChannel if channel.is_at_end else WouldBlock
         taken = [buffer.popleft()]
         weight = taken[0].weight
         while buffer and weight + buffer[0].weight <= max_weight:
@@ -286,27 +312,25 @@ class ReceiveEnd(Generic[T]):
         return taken
 
     async def receive(self) -> T:
-        """The next item, waiting for it.
-
-        Raises:
-            EndOfChannel: the send end was closed and everything was received.
-            ClosedResourceError: this end was closed, before or while waiting.
-        """
+        """The next item, waiting for it. Raises: as `receive_many`."""
         return (await self.receive_many(1))[0]
 
     async def receive_many(self, max_weight: int) -> list[T]:
         """At least one item, waiting for it, and as many more as lie there up to `max_weight`.
 
-        Raises: as `receive`.
+        Raises:
+            EndOfChannel: the send end was closed and everything was received.
+            ClosedResourceError: this end was closed, before or while waiting.
         """
-        while True:
-            try:
-                return [received.item for received in self.receive_many_nowait(max_weight)]
-            except WouldBlock:
-                await self._wait()
-            finally:
-                if self._channel.buffer or self.is_at_end:
-                    self._channel.wake_receiver()  # one wake-up was given: pass it on
+        try:
+            while True:
+                try:
+                    return [received.item for received in self.receive_many_nowait(max_weight)]
+                except WouldBlock:
+                    await self._wait()
+        finally:
+            if self._channel.buffer or self._channel.is_at_end:
+                self._channel.wake_receiver()  # one wake-up was given: pass it on
 
     def free(self, weight: int) -> None:
         """Give back the weight of what was received with `hold=True`."""
@@ -318,15 +342,16 @@ class ReceiveEnd(Generic[T]):
 
     def close(self) -> list[T]:
         """Leave: senders get `BrokenResourceError`. Returns what nobody will receive any more, so that
-        it can be accounted for. May be called twice.
+        it can be accounted for, but for what still waits in `send`, whose caller is told by the error.
+        May be called twice.
         """
         channel = self._channel
         channel.is_receiver_closed = True
-        left = [entry.item for entry in channel.buffer] + [w.entry.item for w in channel.waiting]
-        waiting = list(channel.waiting)
+        waiting, channel.waiting = channel.waiting, deque()
+        left = [entry.item for entry in channel.buffer]
+        left += [sender.entry.item for sender in waiting if not sender.is_told]
         channel.depth -= sum(entry.weight for entry in channel.buffer)
         channel.buffer.clear()
-        channel.waiting.clear()
         for sender in waiting:
             sender.on_sent()
         while channel.receivers:
@@ -341,8 +366,7 @@ class ReceiveEnd(Generic[T]):
     @property
     def is_at_end(self) -> bool:
         """Nothing is there and nothing will come."""
-        channel = self._channel
-        return channel.is_sender_closed and not channel.buffer and not channel.waiting
+        return self._channel.is_at_end
 
     @property
     def send_waits(self) -> Histogram:
@@ -351,7 +375,7 @@ class ReceiveEnd(Generic[T]):
 
     def statistics(self) -> ChannelStatistics:
         """A frozen view of the channel, the same at both ends."""
-        return _statistics(self._channel)
+        return self._channel.statistics()
 
     async def _wait(self) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -374,17 +398,3 @@ def open_channel(
     """
     channel: _Channel[T] = _Channel(capacity, clock)
     return SendEnd(channel), ReceiveEnd(channel)
-
-
-def _statistics(channel: _Channel[T]) -> ChannelStatistics:
-    return ChannelStatistics(
-        depth=channel.depth,
-        capacity=channel.capacity,
-        peak=channel.peak,
-        total_in=channel.total_in,
-        total_out=channel.total_out,
-        sends=channel.sends,
-        waiting_senders=len(channel.waiting),
-        waited_sends=channel.waited_sends,
-        send_wait_s=channel.send_wait_s,
-    )

@@ -1,4 +1,4 @@
-"""Counts of durations in log-linear buckets: cheap to record, mergeable, quantiles within 6 %.
+"""Counts of durations in log-linear buckets: cheap to record, mergeable, quantiles at most 1/16 too high.
 
 Sixteen buckets for each power of two, in microseconds; two histograms add up bucket by bucket, so
 quantiles over several processes come from merged counts, never from averaged percentiles. The
@@ -26,11 +26,15 @@ class Histogram:
         self.max_us = 0  # the largest value, exact
 
     def record(self, seconds: float, count: int = 1) -> None:
-        """Count a duration in seconds, `count` times; a negative one counts as 0."""
+        """Count a duration in seconds, `count` times; a negative one counts as 0.
+
+        A negative `count` takes back what was recorded before.
+        """
         us = int(seconds * 1e6)
         if us > self.max_us:
             self.max_us = us
-            us = min(us, _LARGEST_US)
+        if us > _LARGEST_US:
+            us = _LARGEST_US
         if us < 16:
             self.counts[us if us > 0 else 0] += count
         else:

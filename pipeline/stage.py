@@ -63,7 +63,8 @@ class Stage(Generic[In, Out]):
         timeout_s: longest time for one call of an asynchronous handler; None for no limit.
         key: items of equal key keep their order; without it an asynchronous handler keeps none.
         weigh: weight of what the handler returned, for the next stage's channel.
-        on_error: told of an item whose handler raised or ran out of time; never of a cancellation.
+        on_error: told of an item whose handler (or `key`, or `weigh`) raised or ran out of time; never of
+            an abort. Must not raise.
         clock: seconds, monotonic.
     """
 
@@ -103,6 +104,7 @@ class Stage(Generic[In, Out]):
         self._tasks: dict[asyncio.Task[None], Received[In]] = {}  # running, and the item of each
         self._wake: Callable[[], None] = _nobody_to_wake
         self._ended: asyncio.Future[None] | None = None
+        self._is_aborted = False
         self._handled = 0
         self._failed = 0
         self._busy_s = 0.0
@@ -117,6 +119,8 @@ class Stage(Generic[In, Out]):
 
     def run_ready(self) -> None:
         """Handle what is waiting, as far as the concurrency limit and the next stage's room allow."""
+        if self._is_aborted:
+            return  # woken before the abort, or by what it cancelled
         if self.is_asynchronous:
             self._start_tasks()
         else:
@@ -129,7 +133,11 @@ class Stage(Generic[In, Out]):
         await asyncio.shield(self._ended)
 
     async def abort(self) -> list[In]:
-        """Stop at once: cancel what is running and await it. Returns the items that were not handled."""
+        """Stop at once: cancel what is running and await it. Returns the items that were not handled.
+
+        A result that waits for room downstream belongs to the next stage, which returns it when aborted.
+        """
+        self._is_aborted = True
         left = [received.item for received in self._taken]
         left += [received.item for _, received in self._runnable]
         left += [received.item for waiting in self._keys.values() for received in waiting]
@@ -178,37 +186,40 @@ class Stage(Generic[In, Out]):
         while taken and self._blocked_by is None:
             received = taken.popleft()
             try:
-                result = self._handler(received.item)
-            except Exception as error:
+                is_accepted = self._pass_on(self._handler(received.item), self._unblock)
+            except (Exception, asyncio.CancelledError) as error:
                 self._fail(received, error)
                 continue
-            if result is not None and self.output is not None:
-                self._pass_on(received, result)
-            else:
+            if is_accepted:
                 self._leave(received)
+            else:
+                self._blocked_by = received
         self._busy_s += self._clock() - began
         if self._blocked_by is None and self._receive.has_items:
             self._wake()
 
-    def _pass_on(self, received: Received[In], result: Out) -> None:
-        assert self.output is not None
-        if self.output.offer(result, self._weigh(result), self._unblock):
-            self._leave(received)
-        else:
-            self._blocked_by = received
-
     def _unblock(self) -> None:
         received, self._blocked_by = self._blocked_by, None
-        if received is not None:
-            self._leave(received)
-            self._wake()
+        assert received is not None
+        self._leave(received)
+        self._wake()
+
+    # Ways out, for either kind of handler.
+
+    def _pass_on(self, result: Out | None, on_room: Callable[[], None]) -> bool:
+        """Hand a result on; False when it waits for room: then `on_room` is called once it has some."""
+        if result is None or self.output is None:
+            return True
+        return self.output.offer(result, self._weigh(result), on_room)
 
     def _leave(self, received: Received[In]) -> None:
         self._handled += 1
         self.time_in_stage.record(self._clock() - received.sent_at)
         self._receive.free(received.weight)
 
-    def _fail(self, received: Received[In], error: Exception) -> None:
+    def _fail(self, received: Received[In], error: Exception | asyncio.CancelledError) -> None:
+        if isinstance(error, asyncio.CancelledError):  # not of this stage, but of what the handler asked
+            error = RuntimeError("what the handler waited for was cancelled")
         self._failed += 1
         self._receive.free(received.weight)
         self._on_error(received.item, error)
@@ -235,33 +246,54 @@ class Stage(Generic[In, Out]):
                 (received,) = self._receive.receive_many_nowait(1, hold=True)
             except (WouldBlock, EndOfChannel):
                 return None
-            key = self._key(received.item) if self._key else received
-            if key not in self._keys:
+            try:
+                key = self._key(received.item) if self._key else id(received)
+                behind = self._keys.get(key)
+            except Exception as error:
+                self._fail(received, error)
+                continue
+            if behind is None:
                 self._keys[key] = deque()
                 return key, received
-            self._keys[key].append(received)
+            behind.append(received)
 
     async def _run_task(self, key: Hashable, received: Received[In]) -> None:
+        def on_room() -> None:
+            self._leave(received)
+            self._release(key)
+
+        is_waiting = False  # for room downstream; keeps key and permit until then
+        try:
+            is_waiting = not self._pass_on(await self._call(received.item), on_room)
+        except Exception as error:
+            self._fail(received, error)
+        except asyncio.CancelledError as error:
+            if _is_cancelled():
+                raise
+            self._fail(received, error)
+        else:
+            if not is_waiting:
+                self._leave(received)
+        finally:
+            if not is_waiting:
+                self._release(key)
+
+    async def _call(self, item: In) -> Out | None:
         began = self._clock()
         try:
             async with asyncio.timeout(self._timeout_s):
-                result = await self._handler(received.item)
-            self._busy_s += self._clock() - began
-            if result is not None and self.output is not None:
-                await self.output.send(result, self._weigh(result))
-            self._leave(received)
-        except Exception as error:
-            self._fail(received, error)
+                result: Out | None = await self._handler(item)
+                return result
         finally:
-            self._release_key(key)
-            self.permits.release()
+            self._busy_s += self._clock() - began
 
-    def _release_key(self, key: Hashable) -> None:
+    def _release(self, key: Hashable) -> None:
         behind = self._keys.get(key)
         if behind:
             self._runnable.append((key, behind.popleft()))
         else:
             self._keys.pop(key, None)
+        self.permits.release()
 
     def _maybe_end(self) -> None:
         assert self._ended is not None
@@ -271,6 +303,13 @@ class Stage(Generic[In, Out]):
         if self.output is not None:
             self.output.close()
         self._ended.set_result(None)
+
+
+def _is_cancelled() -> bool:
+    """The running task itself was asked to end, as opposed to something that it waits for."""
+    task = asyncio.current_task()
+    assert task is not None
+    return task.cancelling() > 0
 
 
 def _nobody_to_wake() -> None:

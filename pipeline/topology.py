@@ -96,8 +96,17 @@ class Topology:
                 if ready[index]:
                     ready[index] = False
                     self._at = index
-                    stage.run_ready()
+                    self._run(index, stage)
         finally:
             self._at = len(self.stages)
         if self._on_turn_end is not None:
             self._on_turn_end()
+
+    def _run(self, index: int, stage: Stage[Any, Any]) -> None:
+        """A stage never raises, unless who hears of its errors does: the others run all the same."""
+        try:
+            stage.run_ready()
+        except Exception as error:
+            assert self._loop is not None
+            self._loop.call_exception_handler({"message": f"stage {stage.name} failed", "exception": error})
+            self._waker(index)()  # for what it had not come to

@@ -42,15 +42,23 @@ class Deliver:
 
 
 def _joined(routed: Routed, runs: list[Run]) -> list[tuple[bool, Entry]]:
-    """One entry for each stretch of runs of one kind of traffic, in order."""
-    stretches: list[tuple[bool, list[bytes], int]] = []
+    """Entries for runs to one outbox, in order: neighbours of direct traffic are joined.
+
+    Runs to several recipients are not, so that all of these share one encoded form.
+    """
+    entries: list[tuple[bool, Entry]] = []
+    parts: list[bytes] = []
+    count = 0
     for run in runs:
         assert run.encoded is not None
-        is_fanout = len(run.recipients) > 1
-        if stretches and stretches[-1][0] == is_fanout:
-            _, parts, count = stretches.pop()
-        else:
+        if len(run.recipients) == 1:
+            parts.append(run.encoded)
+            count += run.count
+            continue
+        if parts:
+            entries.append((False, (b"".join(parts), count, routed.batch)))
             parts, count = [], 0
-        parts.append(run.encoded)
-        stretches.append((is_fanout, parts, count + run.count))
-    return [(is_fanout, (b"".join(parts), count, routed.batch)) for is_fanout, parts, count in stretches]
+        entries.append((True, (run.encoded, run.count, routed.batch)))
+    if parts:
+        entries.append((False, (b"".join(parts), count, routed.batch)))
+    return entries

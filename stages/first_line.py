@@ -8,9 +8,8 @@ from stages.login_name import login_problem, normalised
 
 __all__ = ["BadLoginError", "NotLineProtocolError", "check_unfinished", "login_of"]
 
-_HTTP = re.compile(rb"[A-Z]+ [^ ]+ HTTP/[0-9.]+\r?$")
+_HTTP = re.compile(rb"[A-Z-]+ [^ ]+ HTTP/[0-9.]+\r?$")
 _TLS_HELLO = b"\x16"
-_RDP_COOKIE = b"\x03\x00"
 
 
 class NotLineProtocolError(Exception):
@@ -27,7 +26,7 @@ def check_unfinished(data: bytes | bytearray) -> None:
     Raises:
         NotLineProtocolError: no login begins like this.
     """
-    if data.startswith((_TLS_HELLO, _RDP_COOKIE)) or b"\x00" in data:
+    if data.startswith(_TLS_HELLO) or b"\x00" in data:
         raise NotLineProtocolError
 
 

@@ -87,6 +87,7 @@ class Block(NamedTuple):
     sender: Sender
     data: bytes
     lines: int
+    cost_bytes: int  # the credit it holds
 
 
 class Ledger:
@@ -98,6 +99,7 @@ class Ledger:
 
     __slots__ = (
         "accepted",
+        "buffered_bytes",
         "bytes_in",
         "bytes_out",
         "delivered",
@@ -116,6 +118,7 @@ class Ledger:
         self.refused: Counter[str] = Counter()  # copies by reason
         self.in_flight = 0  # copies taken in and without an outcome
         self.rejected: Counter[str] = Counter()  # lines that never became messages, by machine word
+        self.buffered_bytes = 0  # that copies in flight count in memory
         self.bytes_in = 0  # read from clients
         self.bytes_out = 0  # handed to transports
         self.flushes = 0  # calls of writers
@@ -143,7 +146,7 @@ class Batch:
         self.sender = sender
         self.runs = runs  # in the order they were said
         self.messages = messages  # credit held: messages
-        self.nbytes = nbytes  # credit held: bytes
+        self.nbytes = nbytes  # credit held: bytes, as they count in memory
         self.has_credit = True  # it has not been given back yet
         self.ledger = ledger
         copies = 0
@@ -153,12 +156,14 @@ class Batch:
         self.pending = copies  # copies without an outcome
         ledger.accepted += copies
         ledger.in_flight += copies
+        ledger.buffered_bytes += nbytes
 
     def resolve(self, copies: int) -> None:
         """So many copies have ended; the caller has counted how. The last one returns the credit."""
         self.ledger.in_flight -= copies
         self.pending -= copies
         if not self.pending:
+            self.ledger.buffered_bytes -= self.nbytes
             self.return_credit()
 
     def return_credit(self) -> None:

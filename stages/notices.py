@@ -6,7 +6,7 @@ one kind are one line with a count.
 
 from __future__ import annotations
 
-from stages.login_name import peer_name
+from stages.login_name import MAX_LOGIN_BYTES, peer_name
 
 __all__ = ["MAX_NAMES", "Notices", "notice_line"]
 
@@ -32,7 +32,8 @@ class Notices:
         self._pending: dict[tuple[str, str, str], int] = {}  # (word, name, reason) to how often
 
     def add(self, word: str, reason: str, *, name: str = "", count: int = 1) -> None:
-        """Count one more of its kind; beyond `MAX_NAMES` kinds the name is left out."""
+        """Count `count` more of its kind; beyond `MAX_NAMES` kinds the name is left out."""
+        name = name[: MAX_LOGIN_BYTES + 1]  # no more is kept than is shown, and that it was longer
         key = (word, name, reason)
         if name and key not in self._pending and len(self._pending) >= MAX_NAMES:
             key = (word, "", reason)

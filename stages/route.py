@@ -38,15 +38,18 @@ class Route:
         if len(runs) == 1 and len(runs[0].recipients) == 1:
             return self._route_one(batch)
         grouped: dict[Outbox, list[Run]] = {}
+        unknown: dict[str, int] = {}  # refused once for each name, however many runs it is in
         for run in runs:
             for name in run.recipients:
                 outbox = self._find(name)
                 if outbox is None:
-                    batch.refuse(run.count, Refusal.UNKNOWN, name)
+                    unknown[name] = unknown.get(name, 0) + run.count
                 elif outbox in grouped:
                     grouped[outbox].append(run)
                 else:
                     grouped[outbox] = [run]
+        for name, copies in unknown.items():
+            batch.refuse(copies, Refusal.UNKNOWN, name)
         return Routed(batch, list(grouped.items())) if grouped else None
 
     def _route_one(self, batch: Batch) -> Routed | None:

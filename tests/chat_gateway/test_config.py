@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, get_origin
 import pytest
 from pydantic import ValidationError
 
-from chat_gateway.config import Config, LimitsConfig, ListenAddress, Section, split_host_port
+from chat_gateway.config import Config, LimitsConfig, Section
 from chat_gateway.config_sources import load
+from chat_gateway.listen_address import ListenAddress, split_host_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

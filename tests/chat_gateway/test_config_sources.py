@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chat_gateway.config import Config, ListenAddress
+from chat_gateway.config import Config
 from chat_gateway.config_sources import ConfigError, Problem, load
+from chat_gateway.listen_address import ListenAddress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -25,6 +25,7 @@ class GatewayProcess:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
         self.records: list[dict[str, Any]] = []  # every log record so far
+        self.log_lines: list[bytes] = []  # the same records as they were written
         self.stderr = b""  # complete once the process has ended
         self.port = 0
         self._news = asyncio.Condition()
@@ -118,6 +119,7 @@ class GatewayProcess:
     async def _read_log(self) -> None:
         assert self.process.stdout is not None
         while line := await self.process.stdout.readline():
+            self.log_lines.append(line)
             self.records.append(json.loads(line))
             async with self._news:
                 self._news.notify_all()

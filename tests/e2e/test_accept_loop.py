@@ -9,14 +9,15 @@ import resource
 import socket
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.e2e.gateway_process import WAIT_S, GatewayProcess, LineClient, running_gateway
+from tests.e2e.gateway_process import GatewayProcess, LineClient, running_gateway
+from tests.e2e.raw_peer import same_loop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 CONNECTIONS = 1_000
 HARD_LIMIT = 100
@@ -25,7 +26,7 @@ WORKS_AGAIN_S = 3.0  # promised: a new client is served so soon after the load h
 MAX_CPU_SHARE = 0.20  # promised: of one core, while connections wait that cannot be accepted
 MAX_PAUSES_PER_S = 2.0  # a pause is 500 ms
 FEW_FILES = ("bash", "-c", f'ulimit -n {HARD_LIMIT}; exec "$@"', "bash")
-LOWER_SOFT_LIMIT = ("bash", "-c", 'ulimit -Hn 300; ulimit -Sn 90; exec "$@"', "bash")
+LOWER_SOFT_LIMIT = ("bash", "-c", 'ulimit -Sn 90; ulimit -Hn 300; exec "$@"', "bash")
 
 
 @pytest.fixture(autouse=True)
@@ -66,9 +67,14 @@ def open_files_limit(gateway: GatewayProcess) -> tuple[int, int]:
     return int(soft), int(hard)
 
 
+def is_of(login: str) -> Callable[[dict[str, Any]], bool]:
+    """Whether a record is about this login."""
+    return lambda record: bool(record["login"] == login)
+
+
 async def test_gateway_serves_a_new_client_when_a_thousand_connections_exhausted_its_files() -> None:
     """Short of files the gateway says so with a hint once a pause, stays idle, and recovers in 3 s."""
-    async with running_gateway("--set", "limits.max_connections=5000", prefix=FEW_FILES) as gateway:
+    async with running_gateway(*same_loop(), "--set", "limits.max_connections=5000", prefix=FEW_FILES) as gateway:
         crowd = Crowd(gateway.port, CONNECTIONS)
         try:
             await gateway.wait_record("listener.paused")
@@ -94,3 +100,63 @@ async def test_gateway_serves_a_new_client_when_a_thousand_connections_exhausted
     (warning,) = gateway.found("limits.files")
     assert (warning["max_connections"], warning["open_files"]) == (5000, HARD_LIMIT)
     assert gateway.stderr == b""
+
+
+async def test_gateway_raises_its_soft_limit_of_files_when_it_starts() -> None:
+    """The process may open as many files as its hard limit allows, whatever its soft limit was."""
+    async with running_gateway(
+        *same_loop(), "--set", "limits.max_connections=200", prefix=LOWER_SOFT_LIMIT
+    ) as gateway:
+        assert open_files_limit(gateway) == (300, 300)
+        crowd = Crowd(gateway.port, 150)  # more than the soft limit it was started with
+        client = await LineClient.login(gateway.port, "alice")
+        crowd.close()
+        await client.close()
+        assert await gateway.stop() == 0
+    assert not gateway.found("limits.files")
+    assert not gateway.found("listener.paused")
+
+
+async def test_gateway_serves_a_waiting_client_when_a_connection_at_the_limit_ends() -> None:
+    """With at_limit = "wait" a client beyond the limit waits, unanswered, until another one has left."""
+    async with running_gateway(
+        *same_loop(), "--set", "limits.max_connections=2", "--set", "metrics.interval_s=0.05"
+    ) as gateway:
+        alice = await LineClient.login(gateway.port, "alice")
+        bob = await LineClient.login(gateway.port, "bob")
+        carol = await LineClient.connect(gateway.port)
+        carol.send(b"carol\ncarol: in\n")
+        record = await gateway.wait_record("listener.at_limit")
+        assert (record["max_connections"], record["at_limit"]) == (2, "wait")
+        alice.send(b"carol: are you there?\n")
+        assert await alice.line() == b"! unknown-recipient carol: not logged in\n"
+        await bob.close()
+        assert await carol.line() == b"from carol: in\n"
+        await gateway.wait_record("metrics", lambda record: record["connections_accepted"] == 3)
+        assert max(record["connections"] for record in gateway.found("metrics")) == 2
+        assert len(gateway.found("listener.at_limit")) <= 2  # not once for each turn of the loop
+        await alice.close()
+        await carol.close()
+
+
+async def test_gateway_answers_busy_when_it_is_at_the_limit_and_lets_in_when_tokens_are_back() -> None:
+    """With at_limit = "busy" those beyond the limit are told so and closed; every token comes back."""
+    rounds = 20  # a token that were lost in any of them would leave no room in the end
+    async with running_gateway(
+        *same_loop(), "--set", "limits.max_connections=2", "--set", "limits.at_limit=busy"
+    ) as gateway:
+        alice = await LineClient.login(gateway.port, "alice")
+        for number in range(rounds):
+            bob = await LineClient.login(gateway.port, f"bob{number}")
+            turned_away = [await LineClient.connect(gateway.port) for _ in range(3)]
+            for client in turned_away:
+                client.send(b"carol\n")
+                assert await client.rest() == b"! busy too many connections, try again later\n"
+                await client.close()
+            await bob.close()
+            await gateway.wait_record("session.closed", is_of(f"bob{number}"))
+        await alice.close()
+        assert await gateway.stop() == 0
+    last = gateway.found("metrics")[-1]
+    assert last["connections_closed"]["busy"] == 3 * rounds
+    assert last["logins"] == rounds + 1

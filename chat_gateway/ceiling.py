@@ -1,0 +1,49 @@
+"""The bound on the memory of messages in one worker, over all its sessions and outboxes.
+
+Above `HIGH` of it, sessions that hold more than an equal share are not read; since they hold something,
+something of theirs will be resolved, and then they are looked at again. Above `FULL` new connections are
+turned away.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sized
+
+    from stages.message import Ledger
+
+__all__ = ["FULL", "HIGH", "Ceiling"]
+
+HIGH = 0.85  # a share of the ceiling: leaves room for what is on its way already
+FULL = 0.95
+
+
+class Ceiling:
+    """Made by a worker; asked by sessions before they read on.
+
+    Args:
+        ledger: counts the bytes.
+        max_buffered_bytes: the ceiling.
+        sessions: how many share it.
+    """
+
+    __slots__ = ("_full_bytes", "_high_bytes", "_ledger", "_sessions")
+
+    def __init__(self, ledger: Ledger, max_buffered_bytes: int, sessions: Sized) -> None:
+        self._ledger = ledger
+        self._high_bytes = int(max_buffered_bytes * HIGH)
+        self._full_bytes = int(max_buffered_bytes * FULL)
+        self._sessions = sessions
+
+    def holds(self, inflight_bytes: int) -> bool:
+        """Whether a session that has so many bytes in flight must not be read now."""
+        if self._ledger.buffered_bytes <= self._high_bytes:
+            return False
+        return inflight_bytes * max(len(self._sessions), 1) > self._high_bytes
+
+    @property
+    def is_full(self) -> bool:
+        """No room for another connection."""
+        return self._ledger.buffered_bytes > self._full_bytes

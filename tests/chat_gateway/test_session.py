@@ -1,0 +1,197 @@
+"""Credit, stalls and notices of one session."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.chat_gateway.fakes import fake_session
+
+if TYPE_CHECKING:
+    from chat_gateway.session import Session
+
+
+class FakeReading:
+    """A connection that follows its session's `may_read`, and counts."""
+
+    def __init__(self) -> None:
+        self.session: Session | None = None
+        self.is_reading = True
+        self.updates = 0
+        self.credits_back = 0
+        self.pauses_s: list[float] = []
+
+    def update_reading(self) -> None:
+        assert self.session is not None
+        self.updates += 1
+        self.is_reading = self.session.may_read
+
+    def on_credit_back(self) -> None:
+        self.credits_back += 1
+
+    def pause_for(self, seconds: float) -> None:
+        self.pauses_s.append(seconds)
+
+    def end_if_gone(self) -> bool:
+        return False
+
+
+def made(*sets: str) -> tuple[Session, FakeReading, list[tuple[Any, ...]]]:
+    """A session with a credit of 4 messages and 16 KiB, its connection, and its notices."""
+    notices: list[tuple[Any, ...]] = []
+
+    def notify(word: str, reason: str, *, name: str, count: int) -> None:
+        notices.append((word, reason, name, count))
+
+    reading = FakeReading()
+    credit = ("limits.max_inflight_messages=4", "limits.max_inflight_bytes=16384")
+    session = reading.session = fake_session(reading, notify, *credit, *sets)
+    return session, reading, notices
+
+
+def test_session_may_read_until_its_credit_in_messages_is_spent() -> None:
+    """The last message of the credit ends it."""
+    session, _, _ = made()
+    session.take(3, 0)
+    assert session.may_read
+    session.take(1, 0)
+    assert not session.may_read
+
+
+def test_session_may_read_until_its_credit_in_bytes_is_spent() -> None:
+    """A block counts at least its bytes; when they reach the credit, that is its end."""
+    session, _, _ = made()
+    cost_bytes = session.take(1, 8000)
+    assert 8000 <= cost_bytes == session.inflight_bytes < 16384
+    assert session.may_read
+    session.take(1, 16384 - cost_bytes)
+    assert not session.may_read
+
+
+def test_session_stays_unread_when_overdrawn_credit_comes_back_in_part() -> None:
+    """One read may overdraw it; reading goes on only when it is below its bounds again."""
+    session, reading, _ = made()
+    cost_bytes = session.take(6, 9)
+    rest_bytes = session.take(3, 9)
+    reading.update_reading()
+    session.give_back(5, cost_bytes)
+    assert not reading.is_reading
+    session.give_back(1, 0)
+    assert reading.is_reading
+    assert reading.credits_back == 0
+    session.give_back(3, rest_bytes)
+    assert reading.credits_back == 1
+
+
+def test_session_does_not_touch_its_connection_when_that_is_read() -> None:
+    """A batch that comes back costs the connection nothing as long as it is read anyway."""
+    session, reading, _ = made()
+    session.take(3, 30)
+    session.give_back(2, 20)
+    assert reading.updates == 0
+    assert reading.credits_back == 0
+
+
+def test_session_tells_its_connection_once_when_nothing_is_in_flight() -> None:
+    """With the last batch, not before; and its credit is whole again."""
+    session, reading, _ = made()
+    first, second = session.take(1, 10), session.take(2, 20)
+    session.give_back(2, second)
+    assert reading.credits_back == 0
+    session.give_back(1, first)
+    assert reading.credits_back == 1
+    assert (session.inflight_messages, session.inflight_bytes) == (0, 0)
+
+
+def test_session_is_read_again_when_the_last_of_its_stalls_ends() -> None:
+    """Several outboxes may stall it; only the first and the last change anything."""
+    session, reading, _ = made()
+    session.stall()
+    session.stall()
+    assert not reading.is_reading
+    session.unstall()
+    assert not reading.is_reading
+    assert reading.updates == 1
+    session.unstall()
+    assert reading.is_reading
+    assert reading.updates == 2
+
+
+def test_session_stays_unread_when_it_is_let_go_on_without_credit() -> None:
+    """Stall and credit both have to allow it."""
+    session, reading, _ = made()
+    session.take(4, 0)
+    session.stall()
+    session.unstall()
+    assert not reading.is_reading
+    session.give_back(1, 0)
+    assert reading.is_reading
+
+
+def test_session_passes_notices_on_when_they_are_wanted() -> None:
+    """Word, reason, name and count arrive as they were given."""
+    session, _, notices = made()
+    session.notify("refused", "full", name="bob", count=3)
+    session.notify("bad-line", "no colon")
+    assert notices == [("refused", "full", "bob", 3), ("bad-line", "no colon", "", 1)]
+
+
+def test_session_keeps_silent_when_notices_are_off() -> None:
+    """`notices = false` is silence."""
+    session, _, notices = made("limits.notices=false")
+    session.notify("refused", "full", name="bob", count=3)
+    assert notices == []
+
+
+def test_session_is_held_back_when_it_is_refused_a_lot() -> None:
+    """What is beyond the rate of refusals costs time, which is bounded."""
+    session, reading, _ = made("limits.refused_per_s=100")
+    session.notify("refused", "full", name="bob", count=100)
+    assert reading.pauses_s == []
+    session.notify("refused", "full", name="bob", count=100)
+    session.notify("refused", "full", name="bob", count=1_000_000)
+    first, second = reading.pauses_s
+    assert 0 < first <= 1.0
+    assert second == 5.0
+
+
+def test_session_is_not_held_back_when_refusals_are_not_limited() -> None:
+    """0 is no limit."""
+    session, reading, _ = made("limits.refused_per_s=0")
+    session.notify("refused", "full", name="bob", count=1_000_000)
+    assert reading.pauses_s == []
+
+
+def test_session_is_held_back_when_it_says_more_than_its_rate() -> None:
+    """Messages beyond burst and rate cost time; nothing is refused."""
+    session, reading, notices = made("limits.messages_per_s=10", "limits.messages_burst=20")
+    session.take(20, 0)
+    assert reading.pauses_s == []
+    session.take(5, 0)
+    assert len(reading.pauses_s) == 1
+    assert 0 < reading.pauses_s[0] <= 0.5
+    assert notices == []
+
+
+@given(st.lists(st.tuples(st.sampled_from(["take", "back", "stall", "unstall"]), st.integers(1, 6))))
+def test_session_is_read_exactly_when_neither_stalled_nor_out_of_credit(steps: list[tuple[str, int]]) -> None:
+    """Whatever happens in whatever order, its connection is told of every change."""
+    session, reading, _ = made()
+    held: list[tuple[int, int]] = []
+    stalls = 0
+    for what, size in steps:
+        if what == "take" and reading.is_reading:
+            held.append((size, session.take(size, 1000 * size)))
+            reading.update_reading()  # a connection looks for itself after it has taken
+        elif what == "back" and held:
+            session.give_back(*held.pop(0))
+        elif what == "stall":
+            stalls += 1
+            session.stall()
+        elif what == "unstall" and stalls:
+            stalls -= 1
+            session.unstall()
+        messages, nbytes = (sum(column) for column in zip(*held, strict=True)) if held else (0, 0)
+        assert reading.is_reading == (messages < 4 and nbytes < 16384 and not stalls)

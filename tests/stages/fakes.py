@@ -1,0 +1,116 @@
+"""Stand-ins for what surrounds the stages: a session, a transport and the event loop's turns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stages.message import Batch, Ledger, Run
+from stages.outbox import Entry, Flusher, Outbox, OutboxSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["FakeSender", "FakeWriter", "Turns", "entry_of", "open_outbox", "run_of"]
+
+
+class FakeSender:
+    """A session that only remembers what it was told."""
+
+    def __init__(self, login: str = "alice") -> None:
+        self.login = login
+        self.prefix = b"from " + login.encode() + b": "
+        self.given_back: list[tuple[int, int]] = []  # (messages, bytes)
+        self.stalls = 0  # stalls without their unstall
+        self.stalled_ever = 0
+        self.notices: list[tuple[str, str, str, int]] = []  # (word, reason, name, count)
+
+    def give_back(self, messages: int, nbytes: int) -> None:
+        """See `Sender`."""
+        self.given_back.append((messages, nbytes))
+
+    def stall(self) -> None:
+        """See `Sender`."""
+        self.stalls += 1
+        self.stalled_ever += 1
+
+    def unstall(self) -> None:
+        """See `Sender`."""
+        self.stalls -= 1
+
+    def notify(self, word: str, reason: str, *, name: str = "", count: int = 1) -> None:
+        """See `Sender`."""
+        self.notices.append((word, reason, name, count))
+
+
+class FakeWriter:
+    """A transport that takes everything, or one write at a time while `is_stuck`, as if its peer did not read."""
+
+    def __init__(self) -> None:
+        self.calls: list[bytes] = []  # what each call of `write` brought
+        self.is_stuck = False
+        self.error: Exception | None = None  # raised by `write`
+        self.closing = False
+        self.outbox: Outbox | None = None  # told to pause
+
+    @property
+    def written(self) -> bytes:
+        """All it was given."""
+        return b"".join(self.calls)
+
+    def write(self, data: bytes) -> None:
+        """See `Writer`."""
+        if self.error is not None:
+            raise self.error
+        self.calls.append(data)
+        if self.is_stuck and self.outbox is not None:
+            self.outbox.pause()
+
+    def is_closing(self) -> bool:
+        """See `Writer`."""
+        return self.closing
+
+    def let_one_through(self) -> None:
+        """The peer has read what it was sent; what is written next waits again."""
+        assert self.outbox is not None
+        self.outbox.resume()
+
+    def free(self) -> None:
+        """The peer reads everything from now on."""
+        self.is_stuck = False
+        self.let_one_through()
+
+
+class Turns:
+    """The event loop, as far as a flusher needs it: calls wait until the turn ends."""
+
+    def __init__(self) -> None:
+        self.scheduled: list[Callable[[], None]] = []
+        self.errors: list[tuple[Outbox, Exception]] = []
+        self.flusher = Flusher(self.scheduled.append, lambda outbox, error: self.errors.append((outbox, error)))
+
+    def end(self) -> None:
+        """Run what was scheduled, and what that schedules."""
+        while self.scheduled:
+            self.scheduled.pop(0)()
+
+
+def open_outbox(
+    settings: OutboxSettings, ledger: Ledger, turns: Turns, writer: FakeWriter | None = None
+) -> tuple[Outbox, FakeWriter]:
+    """An outbox named bob, and the writer behind it."""
+    writer = writer or FakeWriter()
+    outbox = Outbox(writer, settings, ledger, turns.flusher)
+    outbox.name = "bob"
+    writer.outbox = outbox
+    return outbox, writer
+
+
+def run_of(recipients: str, *texts: str) -> Run:
+    """A run of texts to logins that are divided by blanks."""
+    return Run(tuple(recipients.split()), "".join(f"{text}\n" for text in texts).encode(), len(texts))
+
+
+def entry_of(sender: FakeSender, ledger: Ledger, payload: bytes, copies: int = 1) -> Entry:
+    """An entry that is a whole batch."""
+    run = Run(("bob",), b"\n" * copies, copies)
+    return payload, copies, Batch(sender, [run], messages=copies, nbytes=len(payload), ledger=ledger)
