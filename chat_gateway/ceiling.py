@@ -1,8 +1,9 @@
 """The bound on the memory of messages in one worker, over all its sessions and outboxes.
 
 Above `HIGH` of it, sessions that hold more than an equal share are not read; since they hold something,
-something of theirs will be resolved, and then they are looked at again. Above `FULL` new connections are
-turned away.
+something of theirs will be resolved, and then they are looked at again. Above `FULL` nobody is read, and new
+connections are turned away; that everybody is looked at again is seen to by the worker's tick. What is left
+above `FULL` is room for what one turn of the loop may still bring.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class Ceiling:
         """Whether a session that has so many bytes in flight must not be read now."""
         if self._ledger.buffered_bytes <= self._high_bytes:
             return False
+        if self.is_full:
+            return True
         return inflight_bytes * max(len(self._sessions), 1) > self._high_bytes
 
     @property

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from chat_gateway.config import Section
+from chat_gateway.session import BLOCK_OVERHEAD_BYTES, LINE_OVERHEAD_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,9 +20,8 @@ if TYPE_CHECKING:
     from chat_gateway.config import Config
     from chat_gateway.listen_address import ListenAddress
 
-# The shortest line, "b:" and its end, is 3 bytes; what it becomes, "from ", a login of 64 bytes, ": " and
-# the end, is 72. Recipients of one line share one encoded form, so more of them do not add to it.
-ENCODED_PER_READ_BYTE = 24
+# "b:" and its end.
+SHORTEST_LINE_BYTES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,11 @@ class MemoryPart:
 
 @dataclass(frozen=True, slots=True)
 class MemoryBound:
-    """The most memory that messages can take: the parts of one connection, and how many of these."""
+    """The most memory that messages can take: parts of one connection, how many of these, the ceiling."""
 
     parts: tuple[MemoryPart, ...]
     connections: int
+    ceiling: MemoryPart
 
     @property
     def per_connection_bytes(self) -> int:
@@ -46,31 +47,45 @@ class MemoryBound:
         return sum(part.size_bytes for part in self.parts)
 
     @property
-    def total_bytes(self) -> int:
-        """All connections at their worst at once."""
+    def uncapped_bytes(self) -> int:
+        """All connections at their worst at once, if there were no ceiling."""
         return self.per_connection_bytes * self.connections
+
+    @property
+    def total_bytes(self) -> int:
+        """The bound: the ceiling, unless the connections cannot even reach it."""
+        return min(self.uncapped_bytes, self.ceiling.size_bytes)
 
 
 def most_message_memory_bytes(config: Config) -> MemoryBound:
-    """The bound on the bytes of messages inside the gateway, which follows from the configuration alone.
+    """The bound on the memory of messages inside the gateway, which follows from the configuration alone.
 
-    What waits in the channels of the stages and in the outboxes is within the credit of its senders, so it
-    is no part of its own.
+    A batch counts against its sender's credit and against the ceiling with its bytes, its objects, and
+    what encoding adds. What waits in the channels of the stages and in the outboxes is within the credit
+    of its senders, so it is no part of its own. What the ceiling does not count comes on top of it: the
+    unfinished lines, and what the transports hold.
     """
     limits, outbox = config.limits, config.outbox
+    lines = limits.max_read_bytes // SHORTEST_LINE_BYTES
+    read = BLOCK_OVERHEAD_BYTES + limits.max_read_bytes + lines * LINE_OVERHEAD_BYTES
+    flush = max(outbox.send_buffer_bytes, read)
     parts = (
         MemoryPart("unfinished line", limits.max_line_bytes, "limits.max_line_bytes"),
         MemoryPart(
             "credit", limits.max_inflight_bytes, "limits.max_inflight_bytes, wherever its copies wait"
         ),
         MemoryPart(
-            "one read over the credit",
-            limits.max_read_bytes * ENCODED_PER_READ_BYTE,
-            f"limits.max_read_bytes, which grow {ENCODED_PER_READ_BYTE} times at most when they are encoded",
+            "one read over the credit", read, "limits.max_read_bytes of the shortest lines, once encoded"
         ),
-        MemoryPart("one flush", outbox.max_outbox_bytes, "outbox.max_outbox_bytes, held by the transport"),
+        MemoryPart("one flush", flush, "held by the transport: outbox.send_buffer_bytes, or one read"),
     )
-    return MemoryBound(parts, limits.max_connections)
+    uncounted = limits.max_connections * (limits.max_line_bytes + outbox.send_buffer_bytes)
+    ceiling = MemoryPart(
+        "ceiling",
+        limits.max_buffered_bytes + uncounted,
+        "limits.max_buffered_bytes, with unfinished lines and flushes on top",
+    )
+    return MemoryBound(parts, limits.max_connections, ceiling)
 
 
 def physical_memory_bytes() -> int | None:
@@ -88,14 +103,16 @@ def report(config: Config, physical_bytes: int | None) -> str:
 
 
 def _memory_lines(bound: MemoryBound, physical_bytes: int | None) -> Iterator[str]:
-    yield "# The most memory that messages can take, without what Python adds to each object:"
+    yield "# The most memory that messages can take:"
     for part in bound.parts:
         yield f"#   {part.name:<26}{_sized(part.size_bytes)}  {part.reason}"
     yield f"#   {'for each connection':<26}{_sized(bound.per_connection_bytes)}"
-    yield f"#   {f'for {bound.connections} connections':<26}{_sized(bound.total_bytes)}"
+    yield f"#   {f'for {bound.connections} connections':<26}{_sized(bound.uncapped_bytes)}"
+    yield f"#   {bound.ceiling.name:<26}{_sized(bound.ceiling.size_bytes)}  {bound.ceiling.reason}"
+    yield f"#   {'at most, in all':<26}{_sized(bound.total_bytes)}"
     if physical_bytes is not None and bound.total_bytes > physical_bytes:
         yield f"# Warning: that is more than the memory of this machine, {_readable(physical_bytes)}. Lower"
-        yield "# limits.max_connections, limits.max_read_bytes or outbox.max_outbox_bytes."
+        yield "# limits.max_buffered_bytes or limits.max_connections."
 
 
 def _sized(size_bytes: int) -> str:

@@ -200,6 +200,18 @@ class OutboxConfig(Section):
     """Seconds a writer may be stuck in all before its connection is closed with `! slow-consumer`. Choose
     several write_timeout_s, so that the breaker has its turn first.
     """
+    reconnect_grace_s: float = Field(default=5.0, ge=0, le=3600)
+    """Seconds that copies are kept for a recipient that has disconnected; it gets them when it returns.
+    Choose the time in which your clients reconnect; 0 to refuse them at once.
+    """
+    max_grace_bytes: int = Field(default=65_536, ge=0, le=1_073_741_824)
+    """Bytes that are kept so for one login; the rest is refused. Choose what a client misses in
+    reconnect_grace_s.
+    """
+    grace_any_address: bool = Field(default=False)
+    """Whether it gets them at another address too. Choose true only where logins are proved by something
+    else: anybody can take a name that is free.
+    """
     linger_s: float = Field(default=2.0, ge=0, le=3600)
     """Seconds that a closed connection still reads and throws away, so that the client is not reset before
     it has the last lines. Choose a few round trips.
@@ -207,6 +219,21 @@ class OutboxConfig(Section):
 
 
 Policy = Literal["stall", "refuse", "drop_oldest", "disconnect"]
+
+
+class DeadLettersConfig(Section):
+    """Where copies are written whose recipient did not come back."""
+
+    path: str = Field(default="", max_length=4096)
+    """A file of JSON lines; empty for none. Choose a disk of its own when it may grow: what the disk does
+    not take is lost and counted (dead_letters.lost), and nothing else stops.
+    """
+    max_bytes: int = Field(default=16_777_216, ge=1024, le=1_099_511_627_776)
+    """Size at which a new file is begun. Choose what you can still open in an editor."""
+    keep: int = Field(default=3, ge=0, le=1000)
+    """Older files that are kept beside it, as .1, .2 and so on. Choose with max_bytes what may be used of
+    the disk.
+    """
 
 
 class WhenFullConfig(Section):
@@ -340,6 +367,8 @@ class Config(Section):
     """The queue of bytes in front of each outbound writer."""
     when_full: WhenFullConfig = WhenFullConfig()
     """What senders meet at a full outbox, for each kind of traffic."""
+    dead_letters: DeadLettersConfig = DeadLettersConfig()
+    """Where copies are written whose recipient did not come back."""
     retry: RetryConfig = RetryConfig()
     """How the wait for a stuck writer is repeated."""
     breaker: BreakerConfig = BreakerConfig()

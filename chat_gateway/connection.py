@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import select
 from typing import TYPE_CHECKING, cast
 
 from chat_gateway.disconnect import Disconnect
 from chat_gateway.session import Session
-from chat_gateway.sockets import unsent_bytes
+from chat_gateway.sockets import is_peer_gone, unsent_bytes
 from stages.first_line import BadLoginError, NotLineProtocolError, check_unfinished, login_of
 from stages.line_codec import LineCodec, LineFramer
-from stages.message import Block, Refusal
+from stages.message import Block
 from stages.notices import notice_line
 
 if TYPE_CHECKING:
@@ -145,7 +144,7 @@ class Connection(asyncio.BufferedProtocol):
             self._all.hub.release(self.session)
         if self.outbox is not None:
             self.outbox.on_empty = None
-            self.outbox.close(Refusal.SHUTDOWN if self._all.is_draining else Refusal.GONE)
+            self._all.on_outbox_left(self, self.outbox)
         self.state = State.CLOSED
         if self._closed_waiter is not None:
             self._closed_waiter.set_result(None)
@@ -184,10 +183,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def end_if_gone(self) -> bool:
         """End it if its peer has gone, which a connection that is not read does not notice by itself."""
-        if self.is_reading or self._transport is None or not self._is_peer_gone():
+        if self.is_reading or self._transport is None:
             return False
-        if self.session is not None:
+        if not is_peer_gone(self._transport.get_extra_info("socket")):
+            return False
+        if self.session is not None and self.outbox is not None:
             self._all.hub.release(self.session)
+            self._all.on_outbox_left(self, self.outbox)  # now, so that its successor gets what is left
         self.abort(Disconnect.CLIENT_LOST)
         return True
 
@@ -395,12 +397,6 @@ class Connection(asyncio.BufferedProtocol):
         line, self._last_line = self._last_line, b""
         if line:
             self.outbox.write_last(line)
-
-    def _is_peer_gone(self) -> bool:
-        assert self._transport is not None
-        poll = select.poll()
-        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
-        return bool(poll.poll(0))
 
     def _on_own_error(self, error: Exception) -> None:
         self._all.log.error("connection.failed", address=self.address, port=self.port, exc_info=error)

@@ -15,9 +15,11 @@ from chat_gateway.ceiling import Ceiling
 from chat_gateway.connection import Connection, State
 from chat_gateway.deadlines import Deadlines
 from chat_gateway.disconnect import Disconnect
+from chat_gateway.grace import Grace
 from chat_gateway.hub import Hub
 from chat_gateway.logs import peer_text
-from stages.outbox import Flusher, Outbox, OutboxSettings
+from stages.message import Refusal
+from stages.outbox import Outbox, OutboxSettings
 
 if TYPE_CHECKING:
     import asyncio
@@ -25,13 +27,16 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
     from chat_gateway.config import Config
+    from chat_gateway.dead_letters import DeadLetters
     from chat_gateway.disconnect import Reason
     from chat_gateway.session import Session
     from pipeline.channel import SendEnd
     from pipeline.permits import Permits
+    from stages.flusher import Flusher
     from stages.ladder import Ladder
     from stages.message import Block, Ledger
-    from stages.outbox import Owner, Writer
+    from stages.outbox import Entry
+    from stages.writer import Owner, Writer
 
 __all__ = ["Connections", "outbox_settings"]
 
@@ -59,6 +64,7 @@ class Connections:
         ladder: what happens to writers that stand still.
         tokens: one for each connection, taken by the listener before it accepts.
         turned_away: tokens for those that are only told that the gateway is full.
+        dead_letters: where copies are written whose recipient did not come back.
         log: bound to the worker.
         loop: the running one.
     """
@@ -73,6 +79,7 @@ class Connections:
         ladder: Ladder,
         tokens: Permits,
         turned_away: Permits,
+        dead_letters: DeadLetters | None,
         log: FilteringBoundLogger,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
@@ -85,7 +92,10 @@ class Connections:
         self.loop = loop
         self.hub = Hub()
         self.ceiling = Ceiling(ledger, config.limits.max_buffered_bytes, self.hub)
+        self._was_full = False  # the ceiling, when it was last looked at
         self.addresses = Addresses(config.limits)
+        self.grace = Grace(config.outbox, self._on_expired, loop)
+        self._dead_letters = dead_letters
         self.read_buffer = memoryview(bytearray(config.limits.max_read_bytes))
         self.is_draining = False  # nothing is read any more
         self.closed: Counter[str] = Counter()  # connections that ended, by reason
@@ -137,6 +147,8 @@ class Connections:
         self.logins += 1
         self._login_deadlines.stop(connection)
         assert connection.session is not None
+        assert connection.outbox is not None
+        self.grace.give(connection.session.login, connection.address, connection.outbox)
         self.log.info(
             "session.login",
             login=connection.session.login,
@@ -178,6 +190,16 @@ class Connections:
             port=connection.port,
         )
 
+    def on_outbox_left(self, connection: Connection, outbox: Outbox) -> None:
+        """Its transport is gone; what its outbox still has is kept for a moment, or refused."""
+        session = connection.session
+        if self.is_draining:
+            outbox.close(Refusal.SHUTDOWN)
+        elif session is None or connection.reason is Disconnect.SLOW_CONSUMER:
+            outbox.close(Refusal.GONE)
+        else:
+            self.grace.keep(session.login, connection.address, outbox)
+
     def settle(self, connection: Connection) -> None:
         """It has ended and nothing of it is in flight: give its token back."""
         self._connections.discard(connection)
@@ -185,11 +207,24 @@ class Connections:
 
     # What the worker asks.
 
+    def look_at_ceiling(self) -> None:
+        """Now and then: once memory is not full any more, read from everybody again."""
+        was_full, self._was_full = self._was_full, self.ceiling.is_full
+        if was_full and not self._was_full:
+            for connection in self.living():
+                connection.update_reading()
+
     def stop_reading(self) -> None:
         """Read nothing more from any of them."""
         self.is_draining = True
+        self.grace.end_all(Refusal.SHUTDOWN)
         for connection in self.living():
             connection.update_reading()
+
+    def _on_expired(self, login: str, entries: list[Entry]) -> None:
+        if self._dead_letters is not None:
+            for payload, _, _ in entries:
+                self._dead_letters.add(login, payload)
 
     def living(self) -> list[Connection]:
         """Those that still have a transport."""
@@ -197,5 +232,6 @@ class Connections:
 
     def close(self) -> None:
         """Cancel the timers."""
+        self.grace.close()
         self._login_deadlines.close()
         self._linger_deadlines.close()

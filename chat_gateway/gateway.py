@@ -11,8 +11,11 @@ import os
 import shutil
 import signal
 import sys
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chat_gateway.dead_letters import DeadLetters
 from chat_gateway.logs import open_log
 from chat_gateway.sockets import open_listening, raise_file_limit
 from chat_gateway.worker import Worker
@@ -40,6 +43,7 @@ def run_gateway(config: Config) -> int:
     """Run until a signal ends it; returns the exit status."""
     try:
         new_loop, loop_name = loop_factory(config.runtime.loop)
+        dead_letters = _open_dead_letters(config)
         listening = _open_all(config)
     except CannotStartError as error:
         sys.stderr.write(f"chat-gateway: {error}\n")
@@ -52,9 +56,11 @@ def run_gateway(config: Config) -> int:
     )
     try:
         with asyncio.Runner(loop_factory=new_loop) as runner:
-            report = runner.run(_serve(config, listening, log, loop_name))
+            report = runner.run(_serve(config, listening, log, dead_letters, loop_name))
         log.logger.info("gateway.stopped", undelivered=report.undelivered, took_s=round(report.took_s, 3))
     finally:
+        if dead_letters is not None:
+            dead_letters.close()
         log.close(_LOG_CLOSE_S)
     return 1 if report.undelivered else 0
 
@@ -89,7 +95,23 @@ def _open_all(config: Config) -> list[socket.socket]:
     return opened
 
 
-async def _serve(config: Config, listening: list[socket.socket], log: Log, loop_name: str) -> DrainReport:
+def _open_dead_letters(config: Config) -> DeadLetters | None:
+    letters = config.dead_letters
+    if not letters.path:
+        return None
+    try:
+        return DeadLetters(Path(letters.path), max_bytes=letters.max_bytes, keep=letters.keep, now=time.time)
+    except OSError as error:
+        raise CannotStartError(f"cannot open dead_letters.path {letters.path}: {error.strerror}") from None
+
+
+async def _serve(
+    config: Config,
+    listening: list[socket.socket],
+    log: Log,
+    dead_letters: DeadLetters | None,
+    loop_name: str,
+) -> DrainReport:
     stop = asyncio.Event()
     _install_signals(stop)
     asyncio.get_running_loop().set_exception_handler(_loop_error_logger(log))
@@ -102,7 +124,7 @@ async def _serve(config: Config, listening: list[socket.socket], log: Log, loop_
             hint="raise the hard limit of open files (ulimit -Hn, LimitNOFILE=) "
             "or lower limits.max_connections",
         )
-    worker = Worker(config, listening, log)
+    worker = Worker(config, listening, log, dead_letters)
     gc.collect()
     gc.freeze()  # what lives as long as the process need not be looked at again
 

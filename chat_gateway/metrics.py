@@ -75,6 +75,7 @@ class Metrics:
             **self._ladder(),
             "loop_lag_us": _quantiles(self._lag.take()),
             "memory_bytes": self._memory_bytes(),
+            "dead_letters": self._dead_letters(),
             "log": self._log(),
         }
 
@@ -88,6 +89,7 @@ class Metrics:
             "in_flight": ledger.in_flight,
             "refused_by_reason": dict(ledger.refused),
             "rejected_lines": dict(ledger.rejected),
+            "buffered_bytes": ledger.buffered_bytes,
             "bytes_in": ledger.bytes_in,
             "bytes_out": ledger.bytes_out,
         }
@@ -101,6 +103,7 @@ class Metrics:
             "sessions": len(connections.hub),
             "sessions_stalled": sum(one.is_stalled for one in connections.living()),
             "logins": connections.logins,
+            "logins_in_grace": len(connections.grace),
         }
 
     def _stage(self, stage: Stage[Any, Any], interval_s: float) -> dict[str, Any]:
@@ -155,6 +158,13 @@ class Metrics:
             "failed": statistics.failed,
         }
 
+    def _dead_letters(self) -> dict[str, int]:
+        letters = self._worker.dead_letters
+        return {
+            "written": letters.written if letters else 0,
+            "lost": letters.lost if letters else 0,
+        }
+
     def _memory_bytes(self) -> int:
         """Resident memory of this process; 0 where /proc does not say."""
         if self._statm is None:
@@ -167,6 +177,7 @@ class Metrics:
 
     def _on_tick(self) -> None:
         self._lag.record(self._loop.time() - self._tick_due)
+        self._worker.connections.look_at_ceiling()
         self._worker.ladder.note_flushes(self._worker.ledger.flushes)
         self._schedule_tick()
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from chat_gateway.config import LimitsConfig
     from stages.outbox import Outbox
 
-__all__ = ["Reading", "Session"]
+__all__ = ["BLOCK_OVERHEAD_BYTES", "LINE_OVERHEAD_BYTES", "Reading", "Session"]
 
 
 # The longest time a session is not read for having said too much: a bound on what one wait can do.
@@ -24,8 +24,8 @@ _MAX_PAUSE_S = 5.0
 
 # What a block of lines takes in memory beside its bytes: its objects, and for each line what is put in
 # front of it on its way out ("from ", a login of at most 64 bytes, ": ").
-_BLOCK_OVERHEAD_BYTES = 512
-_LINE_OVERHEAD_BYTES = 72
+BLOCK_OVERHEAD_BYTES = 512
+LINE_OVERHEAD_BYTES = 72
 
 
 class Reading(Protocol):
@@ -103,7 +103,7 @@ class Session:
 
     def take(self, messages: int, nbytes: int) -> int:
         """Use credit for what was read, which may be overdrawn by one read; returns the bytes it counts."""
-        cost_bytes = nbytes + _BLOCK_OVERHEAD_BYTES + messages * _LINE_OVERHEAD_BYTES
+        cost_bytes = nbytes + BLOCK_OVERHEAD_BYTES + messages * LINE_OVERHEAD_BYTES
         self.inflight_messages += messages
         self.inflight_bytes += cost_bytes
         if self._messages is not None:

@@ -6,6 +6,7 @@ import array
 import errno
 import fcntl
 import resource
+import select
 import socket
 import termios
 from typing import TYPE_CHECKING
@@ -13,7 +14,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from chat_gateway.config import TcpConfig
 
-__all__ = ["SHORTAGES", "open_listening", "prepare_accepted", "raise_file_limit", "unsent_bytes"]
+__all__ = [
+    "SHORTAGES",
+    "is_peer_gone",
+    "open_listening",
+    "prepare_accepted",
+    "raise_file_limit",
+    "unsent_bytes",
+]
 
 # Errors of accept that concern the process or the machine, and how an operator mends them. Everything
 # else that accept raises concerns that one connection only.
@@ -71,6 +79,13 @@ def unsent_bytes(sock: socket.socket) -> int:
     except (OSError, ValueError):
         return 0
     return count[0]
+
+
+def is_peer_gone(sock: socket.socket) -> bool:
+    """Whether the peer has closed its side, or the connection is broken, though nobody reads it."""
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def raise_file_limit() -> int:

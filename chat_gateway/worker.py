@@ -17,10 +17,10 @@ from pipeline.stage import Stage
 from pipeline.topology import Topology
 from retry.budget import RetryBudget
 from stages.deliver import Deliver
+from stages.flusher import Flusher
 from stages.ladder import Ladder, LadderSettings
 from stages.line_codec import LineCodec
 from stages.message import Batch, Block, Ledger, Refusal
-from stages.outbox import Flusher
 from stages.parse import Parse, rejection_words
 from stages.route import Route
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from chat_gateway.config import Config, StageConfig
+    from chat_gateway.dead_letters import DeadLetters
     from chat_gateway.logs import Log
     from chat_gateway.shutdown import DrainReport
     from stages.outbox import Outbox
@@ -49,11 +50,19 @@ class Worker:
         config: the gateway's configuration.
         listening: listening sockets; closed by the worker.
         log: where it tells what happens; not closed by the worker.
+        dead_letters: where copies are written whose recipient did not come back; not closed by the worker.
     """
 
-    def __init__(self, config: Config, listening: Sequence[socket.socket], log: Log) -> None:
+    def __init__(
+        self,
+        config: Config,
+        listening: Sequence[socket.socket],
+        log: Log,
+        dead_letters: DeadLetters | None = None,
+    ) -> None:
         self.config = config
         self.log = log
+        self.dead_letters = dead_letters
         self.ledger = Ledger()
         loop = asyncio.get_running_loop()
         self.flusher = Flusher(loop.call_soon, self._on_flush_error)
@@ -69,6 +78,7 @@ class Worker:
             ladder=self.ladder,
             tokens=tokens,
             turned_away=Permits(_MAX_TURNED_AWAY),
+            dead_letters=dead_letters,
             log=log.logger,
             loop=loop,
         )

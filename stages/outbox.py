@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from stages.ladder import Watch
 from stages.message import Batch, Ledger, Refusal, Sender
@@ -26,34 +26,16 @@ from stages.notices import Notices
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from stages.flusher import Flusher
     from stages.ladder import Ladder
+    from stages.writer import Owner, Writer
 
-__all__ = ["Entry", "Flusher", "Outbox", "OutboxSettings", "Owner", "WhenFull", "Writer"]
+__all__ = ["Entry", "Outbox", "OutboxSettings", "WhenFull"]
 
 WhenFull: TypeAlias = Literal["stall", "refuse", "drop_oldest", "disconnect"]
 
 Entry: TypeAlias = tuple[bytes, int, Batch]
 """Encoded lines, how many copies they are, and the batch that these belong to."""
-
-
-class Writer(Protocol):
-    """What an Outbox writes to; a transport, or a fake in tests."""
-
-    def write(self, data: bytes) -> None:
-        """Take bytes; may call the Outbox' `pause` before it returns."""
-
-    def is_closing(self) -> bool:
-        """Nothing that is written from now on will arrive."""
-
-
-class Owner(Protocol):
-    """The connection behind a writer."""
-
-    def unsent_bytes(self) -> int:
-        """Bytes that were handed over and have not left the machine."""
-
-    def evict(self) -> None:
-        """Close it: it has been stuck for too long, or its outbox is full and the policy says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,46 +48,6 @@ class OutboxSettings:
     max_flush_bytes: int  # handed to the writer in one call, unless one entry is larger
     direct: WhenFull = "stall"  # a full outbox and a message to one recipient
     fanout: WhenFull = "refuse"  # a full outbox and a message to several
-
-
-class Flusher:
-    """Flushes every outbox that was touched once, at the end of the loop's turn; one for a worker.
-
-    Args:
-        call_soon: schedules a call for the next turn of the event loop.
-        on_error: told of an outbox whose flush raised; the others are flushed all the same.
-    """
-
-    def __init__(
-        self,
-        call_soon: Callable[[Callable[[], None]], object],
-        on_error: Callable[[Outbox, Exception], None],
-    ) -> None:
-        self._call_soon = call_soon
-        self._on_error = on_error
-        self._touched: list[Outbox] = []
-        self._is_scheduled = False  # `flush` will be called without our doing
-
-    def add(self, outbox: Outbox) -> None:
-        """Have this outbox flushed at the end of the turn."""
-        self._touched.append(outbox)
-        if not self._is_scheduled:
-            self._is_scheduled = True
-            self._call_soon(self.flush)
-
-    def expect_flush(self) -> None:
-        """The caller will call `flush` before this turn ends, so that it need not be scheduled."""
-        self._is_scheduled = True
-
-    def flush(self) -> None:
-        """Flush what was touched."""
-        self._is_scheduled = False
-        touched, self._touched = self._touched, []
-        for outbox in touched:
-            try:
-                outbox.flush()
-            except Exception as error:
-                self._on_error(outbox, error)
 
 
 class Outbox:
@@ -252,6 +194,33 @@ class Outbox:
         for _, copies, batch in entries:
             batch.refuse(copies, reason, self.name)
         self._refuse_parked(reason)
+
+    def detach(self, max_bytes: int, reason: str) -> list[Entry]:
+        """Close, but keep what was not handed over, oldest first, as far as it fits into `max_bytes`.
+
+        The entries returned no longer hold their senders' credit; the caller sees to their outcome. The
+        others are refused with `reason`.
+        """
+        kept: list[Entry] = []
+        while self._entries or self._parked:
+            if not self._entries:
+                self._let_in()
+            if len(self._entries[0][0]) > max_bytes:
+                break
+            entry = self._entries.pop(0)
+            max_bytes -= len(entry[0])
+            self.pending_bytes -= len(entry[0])
+            kept.append(entry)
+        self.close(reason)
+        for _, _, batch in kept:
+            batch.return_credit()
+        return kept
+
+    def adopt(self, entries: list[Entry]) -> None:
+        """Take over what an earlier outbox of the same login has kept, ahead of everything else."""
+        self._entries[:0] = entries
+        self.pending_bytes += sum(len(entry[0]) for entry in entries)
+        self._touch()
 
     # What the ladder calls.
 

@@ -336,6 +336,10 @@ class FakeTransport(asyncio.Transport):
         """It pauses at the first byte that the kernel does not take."""
         assert (high, low) == (0, 0)
 
+    def get_write_buffer_size(self) -> int:
+        """Bytes that the kernel has not taken."""
+        return len(self._outgoing)
+
     def is_reading(self) -> bool:
         """Reading is neither paused nor over."""
         return self._is_read and not self._is_closing

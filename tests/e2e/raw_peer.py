@@ -16,7 +16,7 @@ from tests.e2e.gateway_process import WAIT_S
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["RawPeer", "Script", "drive", "elapsed", "numbers_by_sender", "same_loop"]
+__all__ = ["RawPeer", "Script", "drive", "elapsed", "numbers_by_sender"]
 
 _READ_BYTES = 65_536
 _CHUNK_LINES = 64  # of a script that are in memory at once
@@ -125,7 +125,7 @@ class Script:
         return "".join(lines).encode()
 
 
-def numbers_by_sender(received: bytes) -> dict[str, list[int]]:
+def numbers_by_sender(received: bytes | bytearray) -> dict[str, list[int]]:
     """The numbers of all numbered lines, in the order they came; the last line may not be torn."""
     assert received.endswith(b"\n") or not received
     numbers: dict[str, list[int]] = {}
@@ -138,9 +138,7 @@ def numbers_by_sender(received: bytes) -> dict[str, list[int]]:
     return numbers
 
 
-async def drive(
-    *steps: Callable[[], int], until: Callable[[], bool], bound_s: float = WAIT_S
-) -> None:
+async def drive(*steps: Callable[[], int], until: Callable[[], bool], bound_s: float = WAIT_S) -> None:
     """Take all steps again and again until the condition holds; a step says how much it moved."""
     async with asyncio.timeout(bound_s):
         while not until():
@@ -152,9 +150,3 @@ def elapsed(duration_s: float) -> Callable[[], bool]:
     """A condition that holds so many seconds from now."""
     due = time.monotonic() + duration_s
     return lambda: time.monotonic() >= due
-
-
-def same_loop() -> tuple[str, str]:
-    """Arguments with which a gateway runs on the kind of event loop that the test runs on."""
-    is_uvloop = type(asyncio.get_running_loop()).__module__.startswith("uvloop")
-    return "--loop", "uvloop" if is_uvloop else "asyncio"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.e2e.gateway_process import GatewayProcess, LineClient, running_gateway
-from tests.e2e.raw_peer import same_loop
+from tests.e2e.room import same_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -74,7 +74,9 @@ def is_of(login: str) -> Callable[[dict[str, Any]], bool]:
 
 async def test_gateway_serves_a_new_client_when_a_thousand_connections_exhausted_its_files() -> None:
     """Short of files the gateway says so with a hint once a pause, stays idle, and recovers in 3 s."""
-    async with running_gateway(*same_loop(), "--set", "limits.max_connections=5000", prefix=FEW_FILES) as gateway:
+    async with running_gateway(
+        *("--loop", same_loop(), "--set", "limits.max_connections=5000"), prefix=FEW_FILES
+    ) as gateway:
         crowd = Crowd(gateway.port, CONNECTIONS)
         try:
             await gateway.wait_record("listener.paused")
@@ -105,7 +107,7 @@ async def test_gateway_serves_a_new_client_when_a_thousand_connections_exhausted
 async def test_gateway_raises_its_soft_limit_of_files_when_it_starts() -> None:
     """The process may open as many files as its hard limit allows, whatever its soft limit was."""
     async with running_gateway(
-        *same_loop(), "--set", "limits.max_connections=200", prefix=LOWER_SOFT_LIMIT
+        "--loop", same_loop(), "--set", "limits.max_connections=200", prefix=LOWER_SOFT_LIMIT
     ) as gateway:
         assert open_files_limit(gateway) == (300, 300)
         crowd = Crowd(gateway.port, 150)  # more than the soft limit it was started with
@@ -120,7 +122,7 @@ async def test_gateway_raises_its_soft_limit_of_files_when_it_starts() -> None:
 async def test_gateway_serves_a_waiting_client_when_a_connection_at_the_limit_ends() -> None:
     """With at_limit = "wait" a client beyond the limit waits, unanswered, until another one has left."""
     async with running_gateway(
-        *same_loop(), "--set", "limits.max_connections=2", "--set", "metrics.interval_s=0.05"
+        "--loop", same_loop(), "--set", "limits.max_connections=2", "--set", "metrics.interval_s=0.05"
     ) as gateway:
         alice = await LineClient.login(gateway.port, "alice")
         bob = await LineClient.login(gateway.port, "bob")
@@ -143,7 +145,7 @@ async def test_gateway_answers_busy_when_it_is_at_the_limit_and_lets_in_when_tok
     """With at_limit = "busy" those beyond the limit are told so and closed; every token comes back."""
     rounds = 20  # a token that were lost in any of them would leave no room in the end
     async with running_gateway(
-        *same_loop(), "--set", "limits.max_connections=2", "--set", "limits.at_limit=busy"
+        "--loop", same_loop(), "--set", "limits.max_connections=2", "--set", "limits.at_limit=busy"
     ) as gateway:
         alice = await LineClient.login(gateway.port, "alice")
         for number in range(rounds):

@@ -7,14 +7,15 @@ import time
 from typing import TYPE_CHECKING
 
 from tests.e2e.gateway_process import LineClient, running_gateway
-from tests.e2e.raw_peer import RawPeer, Script, drive, elapsed, numbers_by_sender, same_loop
+from tests.e2e.raw_peer import RawPeer, Script, drive, elapsed, numbers_by_sender
+from tests.e2e.room import same_loop
 
 if TYPE_CHECKING:
     from tests.e2e.gateway_process import GatewayProcess
 
 MIB = 1 << 20
 OFFERED_BYTES = 1 << 30
-SEND_BUFFER_BYTES = 65_536  # of pushing clients, or the kernel takes some MiB from each
+BUFFER_BYTES = 65_536  # of the clients' sockets, or the kernel takes some MiB from each
 MAX_TAKEN_BYTES = 4 * MIB  # the default bounds hold less than one, the kernel's buffers are the rest
 MAX_GROWTH_BYTES = 8 * MIB
 PAIRS = 6
@@ -86,9 +87,9 @@ class Growth:
 
 async def test_sender_is_held_back_alone_when_its_recipient_does_not_read() -> None:
     """One stuck pair costs the gateway bounded memory and its neighbours nothing, and loses nothing."""
-    async with running_gateway(*same_loop(), *PATIENT, *OFTEN) as gateway:
+    async with running_gateway("--loop", same_loop(), *PATIENT, *OFTEN) as gateway:
         stuck = await RawPeer.login(gateway.port, "stuck", receive_buffer_bytes=4096)
-        pusher = await RawPeer.login(gateway.port, "pusher", send_buffer_bytes=SEND_BUFFER_BYTES)
+        pusher = await RawPeer.login(gateway.port, "pusher", send_buffer_bytes=BUFFER_BYTES)
         script = Script(pusher, "stuck", line_bytes=1024, total_bytes=OFFERED_BYTES)
         pairs = [await Pair.join(gateway.port, number) for number in range(PAIRS)]
         talking = [asyncio.create_task(pair.talk()) for pair in pairs]
@@ -120,7 +121,6 @@ async def test_sender_is_held_back_alone_when_its_recipient_does_not_read() -> N
         stuck.close()
         pusher.close()
 
-    print(taken_bytes, growth.most_bytes, p99_before_s, p99_meanwhile_s, p99_after_s)
     assert taken_bytes < MAX_TAKEN_BYTES
     assert growth.most_bytes < MAX_GROWTH_BYTES
     assert [record["sessions_stalled"] for record in records[-10:]] == [1] * 10
@@ -134,14 +134,14 @@ async def test_sender_is_not_read_when_its_credit_is_spent() -> None:
     """What has no outcome yet is at most the credit and one read, whatever room the outbox has."""
     credit, read_lines = 64, 4096 // 64
     async with running_gateway(
-        *same_loop(),
+        "--loop", same_loop(),
         *PATIENT,
         *OFTEN,
         *("--set", f"limits.max_inflight_messages={credit}"),
         *("--set", "limits.max_line_bytes=1024", "--set", "limits.max_read_bytes=4096"),
     ) as gateway:
         stuck = await RawPeer.login(gateway.port, "stuck", receive_buffer_bytes=4096)
-        pusher = await RawPeer.login(gateway.port, "pusher", send_buffer_bytes=SEND_BUFFER_BYTES)
+        pusher = await RawPeer.login(gateway.port, "pusher", send_buffer_bytes=BUFFER_BYTES)
         script = Script(pusher, "stuck", line_bytes=64, total_bytes=OFFERED_BYTES)
         await drive(script.push, until=elapsed(1.5))
         records = gateway.found("metrics")[-5:]
@@ -160,9 +160,11 @@ async def test_sender_is_not_read_when_its_credit_is_spent() -> None:
 async def test_clients_that_flood_each_other_get_everything_when_they_read_at_last() -> None:
     """Two that flood each other and one that floods itself are all held back, and none for ever."""
     routes = {"alice": "bob", "bob": "alice", "carol": "carol"}
-    async with running_gateway(*same_loop(), *PATIENT, *OFTEN) as gateway:
+    async with running_gateway("--loop", same_loop(), *PATIENT, *OFTEN) as gateway:
         peers = {
-            name: await RawPeer.login(gateway.port, name, send_buffer_bytes=SEND_BUFFER_BYTES, receive_buffer_bytes=SEND_BUFFER_BYTES)
+            name: await RawPeer.login(
+                gateway.port, name, send_buffer_bytes=BUFFER_BYTES, receive_buffer_bytes=BUFFER_BYTES
+            )
             for name in routes
         }
         scripts = [
@@ -188,7 +190,7 @@ async def test_clients_that_flood_each_other_get_everything_when_they_read_at_la
 async def test_sender_runs_at_the_pace_of_its_recipient_when_that_reads_slowly() -> None:
     """A recipient that reads 10 KiB/s makes its sender send as much: nothing lost, nothing reordered."""
     async with running_gateway(
-        *same_loop(),
+        "--loop", same_loop(),
         *PATIENT,
         *OFTEN,
         *("--set", "outbox.max_outbox_bytes=8192", "--set", "outbox.high_watermark_bytes=4096"),
@@ -196,7 +198,7 @@ async def test_sender_runs_at_the_pace_of_its_recipient_when_that_reads_slowly()
         *("--set", "limits.max_line_bytes=512", "--set", "limits.max_read_bytes=1024"),
     ) as gateway:
         slow = await RawPeer.login(gateway.port, "slow", receive_buffer_bytes=4096)
-        pusher = await RawPeer.login(gateway.port, "pusher", send_buffer_bytes=SEND_BUFFER_BYTES)
+        pusher = await RawPeer.login(gateway.port, "pusher", send_buffer_bytes=BUFFER_BYTES)
         script = Script(pusher, "slow", line_bytes=256, total_bytes=OFFERED_BYTES)
         due_s = time.monotonic()
 
@@ -212,7 +214,6 @@ async def test_sender_runs_at_the_pace_of_its_recipient_when_that_reads_slowly()
         await drive(script.push, read_slowly, until=elapsed(3.0))
         last, read_bytes = gateway.found("metrics")[-1], len(slow.received) - read_before
         script.stop()
-        print(last["bytes_in"]- first["bytes_in"], read_bytes, script.taken_bytes)
         await drive(script.push, slow.read, until=lambda: slow.received.count(b"\n") == script.lines)
         slow.close()
         pusher.close()

@@ -38,6 +38,11 @@ def nothing() -> None:
     """A callback that does nothing."""
 
 
+def opened(capacity: int, clock: Callable[[], float] = lambda: 0.0) -> tuple[SendEnd[Any], ReceiveEnd[Any]]:
+    """A new channel for whatever items."""
+    return open_channel(capacity, clock=clock)
+
+
 def items_in(channel: ReceiveEnd[Any]) -> list[Any]:
     """All that can be received now, one by one."""
     taken = []
@@ -73,7 +78,7 @@ def test_channel_raises_closed_resource_when_own_send_end_was_closed(
     send: Callable[[SendEnd[str]], Any],
 ) -> None:
     """Sending into an end that one has closed oneself is a mistake with its own name."""
-    sending, receiving = open_channel[str](5)
+    sending, receiving = opened(5)
     sending.close()
     sending.close()
     receiving.close()  # what the other side has done does not matter then
@@ -86,7 +91,7 @@ def test_channel_raises_broken_resource_when_receive_end_was_closed(
     send: Callable[[SendEnd[str]], Any],
 ) -> None:
     """Who sends to somebody who has left is told so."""
-    sending, receiving = open_channel[str](5)
+    sending, receiving = opened(5)
     receiving.close()
     with pytest.raises(BrokenResourceError):
         send(sending)
@@ -97,7 +102,7 @@ def test_channel_raises_closed_resource_when_own_receive_end_was_closed(
     receive: Callable[[ReceiveEnd[str]], Any],
 ) -> None:
     """Receiving from an end that one has closed oneself is a mistake, also at the end of the stream."""
-    sending, receiving = open_channel[str](5)
+    sending, receiving = opened(5)
     sending.close()
     receiving.close()
     with pytest.raises(ClosedResourceError):
@@ -109,7 +114,7 @@ def test_channel_raises_end_of_channel_when_closed_and_all_was_received(
     receive: Callable[[ReceiveEnd[str]], Any],
 ) -> None:
     """After `close` what was sent is received, and then the end, as often as one asks."""
-    sending, receiving = open_channel[str](5)
+    sending, receiving = opened(5)
     sending.send_nowait("last")
     sending.close()
     assert not receiving.is_at_end
@@ -122,7 +127,7 @@ def test_channel_raises_end_of_channel_when_closed_and_all_was_received(
 
 def test_channel_raises_would_block_when_full_or_empty() -> None:
     """The calls that never wait say that they would have to, and change nothing."""
-    sending, receiving = open_channel[str](1)
+    sending, receiving = opened(1)
     with pytest.raises(WouldBlock):
         receiving.receive_nowait()
     sending.send_nowait("a")
@@ -134,7 +139,7 @@ def test_channel_raises_would_block_when_full_or_empty() -> None:
 @pytest.mark.parametrize("weight", [0, -1])
 def test_channel_refuses_item_when_weight_is_less_than_one(weight: int) -> None:
     """Items without weight would pass every bound."""
-    sending, _ = open_channel[str](1)
+    sending, _ = opened(1)
     with pytest.raises(ValueError, match="at least 1"):
         sending.send_nowait("x", weight)
     assert sending.statistics().sends == 0
@@ -144,7 +149,7 @@ def test_channel_refuses_item_when_weight_is_less_than_one(weight: int) -> None:
 def test_channel_refuses_when_capacity_is_less_than_one(capacity: int) -> None:
     """A channel that holds nothing is not made."""
     with pytest.raises(ValueError, match="at least 1"):
-        open_channel[str](capacity)
+        opened(capacity)
 
 
 # Weights and turns.
@@ -152,7 +157,7 @@ def test_channel_refuses_when_capacity_is_less_than_one(capacity: int) -> None:
 
 def test_channel_lets_heavy_item_in_when_empty_only() -> None:
     """An item heavier than the capacity enters an empty channel, and nothing enters beside it."""
-    sending, receiving = open_channel[str](3)
+    sending, receiving = opened(3)
     sending.send_nowait("light")
     with pytest.raises(WouldBlock):
         sending.send_nowait("heavy", 10)
@@ -165,7 +170,7 @@ def test_channel_lets_heavy_item_in_when_empty_only() -> None:
 
 def test_channel_gives_as_many_as_fit_when_many_are_received() -> None:
     """`receive_many_nowait` gives the longest run of at most that weight, but at least one item."""
-    sending, receiving = open_channel[str](20)
+    sending, receiving = opened(20)
     for item, weight in [("a", 5), ("b", 2), ("c", 2), ("d", 1)]:
         sending.send_nowait(item, weight)
     assert [one.item for one in receiving.receive_many_nowait(3)] == ["a"]
@@ -175,7 +180,7 @@ def test_channel_gives_as_many_as_fit_when_many_are_received() -> None:
 
 def test_channel_keeps_room_taken_when_received_with_hold() -> None:
     """What was received with `hold` occupies its weight until it is freed."""
-    sending, receiving = open_channel[str](3)
+    sending, receiving = opened(3)
     sending.send_nowait("a", 3)
     receiving.receive_many_nowait(3, hold=True)
     with pytest.raises(WouldBlock):
@@ -189,7 +194,7 @@ def test_channel_keeps_room_taken_when_received_with_hold() -> None:
 
 def test_channel_lets_nobody_overtake_when_a_heavy_sender_waits() -> None:
     """A light item that would fit waits behind a heavy one that does not."""
-    sending, receiving = open_channel[str](3)
+    sending, receiving = opened(3)
     sending.send_nowait("a", 2)
     entered: list[str] = []
     assert not sending.offer("heavy", 2, lambda: entered.append("heavy"))
@@ -203,19 +208,17 @@ def test_channel_lets_nobody_overtake_when_a_heavy_sender_waits() -> None:
 
 def test_channel_calls_on_sent_when_item_is_in() -> None:
     """When `on_sent` is called the item can be received already, and the producer may offer the next."""
-    sending, receiving = open_channel[int](1)
+    sending, receiving = opened(1)
     seen: list[int] = []
 
     def produce() -> None:
         seen.append(sending.statistics().depth)
-        if len(seen) < 4:
-            sending.offer(len(seen), 1, produce)
+        sending.offer(len(seen) + 1, 1, produce)
 
     assert sending.offer(0, 1, produce)
     assert not sending.offer(1, 1, produce)
-    received = [receiving.receive_nowait() for _ in range(4)]
-    assert received == [0, 1, 1, 2]
-    assert seen == [1, 1, 1]
+    assert [receiving.receive_nowait() for _ in range(4)] == [0, 1, 2, 3]
+    assert seen == [1, 1, 1, 1]
 
 
 # Senders that wait.
@@ -223,7 +226,7 @@ def test_channel_calls_on_sent_when_item_is_in() -> None:
 
 async def test_send_returns_when_its_item_has_entered() -> None:
     """`send` waits for room and no longer."""
-    sending, receiving = open_channel[str](1)
+    sending, receiving = opened(1)
     await sending.send("a")
     second = await started(sending.send("b"))
     assert not second.done()
@@ -234,7 +237,7 @@ async def test_send_returns_when_its_item_has_entered() -> None:
 
 async def test_send_leaves_nothing_when_cancelled_while_waiting() -> None:
     """A cancelled sender leaves the line, and a lighter one behind it gets in."""
-    sending, receiving = open_channel[str](3)
+    sending, receiving = opened(3)
     sending.send_nowait("a", 2)
     heavy = await started(sending.send("heavy", 2))
     light = await started(sending.send("light", 1))
@@ -248,7 +251,7 @@ async def test_send_leaves_nothing_when_cancelled_while_waiting() -> None:
 async def test_send_is_undone_when_cancelled_in_the_turn_it_was_served() -> None:
     """A send that was served but ends cancelled is as if it had never been, also in the statistics."""
     clock = Clock()
-    sending, receiving = open_channel[str](1, clock=clock)
+    sending, receiving = opened(1, clock=clock)
     sending.send_nowait("a")
     before = sending.statistics()
     sender = await started(sending.send("b"))
@@ -267,7 +270,7 @@ async def test_send_is_undone_when_cancelled_in_the_turn_it_was_served() -> None
 
 async def test_send_stays_received_when_cancelled_after_that() -> None:
     """What somebody has received already is not taken back, nor is an equal item of somebody else."""
-    sending, receiving = open_channel[str](1, clock=Clock())  # same item, weight and time
+    sending, receiving = opened(1, clock=Clock())  # same item, weight and time
     sending.send_nowait("first")
     one = await started(sending.send("x"))
     other = await started(sending.send("x"))
@@ -281,7 +284,7 @@ async def test_send_stays_received_when_cancelled_after_that() -> None:
 
 async def test_send_takes_back_its_own_item_when_others_are_in() -> None:
     """The item taken back is found by identity: items need not be comparable."""
-    sending, receiving = open_channel[NeverEqual](2)
+    sending, receiving = opened(2)
     items = [NeverEqual() for _ in range(4)]
     for item in items[:2]:
         sending.send_nowait(item)
@@ -296,7 +299,7 @@ async def test_send_takes_back_its_own_item_when_others_are_in() -> None:
 
 async def test_send_raises_broken_resource_when_receiver_leaves_meanwhile() -> None:
     """A waiting sender is told by the error, so its item is not among what `close` returns."""
-    sending, receiving = open_channel[str](1)
+    sending, receiving = opened(1)
     sending.send_nowait("in")
     told = await started(sending.send("told by the error"))
     entered: list[str] = []
@@ -311,7 +314,7 @@ async def test_send_raises_broken_resource_when_receiver_leaves_meanwhile() -> N
 @pytest.mark.parametrize("is_served", [False, True])
 async def test_send_is_cancelled_when_receiver_leaves_in_the_same_turn(is_served: bool) -> None:
     """A cancellation is seen as one, whatever else happened in its turn."""
-    sending, receiving = open_channel[str](1)
+    sending, receiving = opened(1)
     sending.send_nowait("a")
     sender = await started(sending.send("b"))
     if is_served:
@@ -324,7 +327,7 @@ async def test_send_is_cancelled_when_receiver_leaves_in_the_same_turn(is_served
 
 async def test_send_gets_its_item_in_when_closed_while_waiting() -> None:
     """Closing the send end does not cut off who already waits."""
-    sending, receiving = open_channel[str](1)
+    sending, receiving = opened(1)
     sending.send_nowait("a")
     sender = await started(sending.send("b"))
     sending.close()
@@ -338,7 +341,7 @@ async def test_send_gets_its_item_in_when_closed_while_waiting() -> None:
 
 async def test_receive_returns_when_something_is_sent() -> None:
     """A waiting receiver gets the next item; `receive_many` as many as lie there."""
-    sending, receiving = open_channel[str](5)
+    sending, receiving = opened(5)
     one = await started(receiving.receive())
     sending.send_nowait("a")
     assert await one == "a"
@@ -350,7 +353,7 @@ async def test_receive_returns_when_something_is_sent() -> None:
 
 async def test_receive_serves_everyone_when_several_items_come_in_one_turn() -> None:
     """No receiver stays behind while there is something to receive."""
-    sending, receiving = open_channel[int](5)
+    sending, receiving = opened(5)
     receivers = [await started(receiving.receive()) for _ in range(3)]
     for item in range(3):
         sending.send_nowait(item)
@@ -359,7 +362,7 @@ async def test_receive_serves_everyone_when_several_items_come_in_one_turn() -> 
 
 async def test_receive_hands_item_on_when_cancelled_in_the_turn_it_was_served() -> None:
     """What a cancelled receiver was woken for goes to the next one."""
-    sending, receiving = open_channel[str](5)
+    sending, receiving = opened(5)
     first = await started(receiving.receive())
     second = await started(receiving.receive())
     sending.send_nowait("a")
@@ -370,7 +373,7 @@ async def test_receive_hands_item_on_when_cancelled_in_the_turn_it_was_served() 
 
 async def test_receive_leaves_the_line_when_cancelled() -> None:
     """A receiver cancelled while waiting is not woken, and others are; so is one behind two of them."""
-    sending, receiving = open_channel[str](5)
+    sending, receiving = opened(5)
     tasks = [await started(receiving.receive()) for _ in range(4)]
     tasks[0].cancel()
     await turn()
@@ -384,7 +387,7 @@ async def test_receive_leaves_the_line_when_cancelled() -> None:
 
 async def test_receive_is_fair_when_one_receiver_is_always_quick() -> None:
     """Two receivers that come back at once are served in turn."""
-    sending, receiving = open_channel[int](5)
+    sending, receiving = opened(5)
     served: list[str] = []
 
     async def consume(name: str) -> None:
@@ -404,7 +407,7 @@ async def test_receive_is_fair_when_one_receiver_is_always_quick() -> None:
 
 async def test_receive_ends_for_everyone_when_send_end_is_closed() -> None:
     """Every waiting receiver learns of the end, also when one of them is cancelled in that turn."""
-    sending, receiving = open_channel[str](5)
+    sending, receiving = opened(5)
     tasks = [await started(receiving.receive()) for _ in range(4)]
     sending.close()
     tasks[0].cancel()
@@ -415,7 +418,7 @@ async def test_receive_ends_for_everyone_when_send_end_is_closed() -> None:
 
 async def test_receive_ends_for_everyone_when_the_last_waiting_sender_is_cancelled() -> None:
     """The end can also come by a cancellation: of the only item that was still to come."""
-    sending, receiving = open_channel[str](1)
+    sending, receiving = opened(1)
     sending.send_nowait("held")
     receiving.receive_many_nowait(1, hold=True)
     sender = await started(sending.send("never"))
@@ -431,7 +434,7 @@ async def test_receive_ends_for_everyone_when_the_last_waiting_sender_is_cancell
 
 async def test_receive_raises_closed_resource_when_closed_while_waiting() -> None:
     """Every waiting receiver is told when its own end is closed."""
-    _, receiving = open_channel[str](5)
+    _, receiving = opened(5)
     tasks = [await started(receiving.receive()) for _ in range(3)]
     receiving.close()
     results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -440,7 +443,7 @@ async def test_receive_raises_closed_resource_when_closed_while_waiting() -> Non
 
 def test_channel_calls_on_ready_when_empty_channel_gets_something_or_ends() -> None:
     """One call for each change from nothing to something, and one for the end."""
-    sending, receiving = open_channel[str](5)
+    sending, receiving = opened(5)
     calls: list[bool] = []
     receiving.set_on_ready(lambda: calls.append(receiving.has_items))
     sending.send_nowait("a")
@@ -458,7 +461,7 @@ def test_channel_calls_on_ready_when_empty_channel_gets_something_or_ends() -> N
 async def test_channel_adds_up_waits_when_senders_had_to_wait() -> None:
     """The statistics say how many sends waited and how long; depth, peak and totals are weights."""
     clock = Clock()
-    sending, receiving = open_channel[str](4, clock=clock)
+    sending, receiving = opened(4, clock=clock)
     sending.send_nowait("a", 3)
     sending.offer("b", 4, nothing)
     clock.now += 1.5

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pipeline.channel import open_channel
+from pipeline.channel import ReceiveEnd, SendEnd, open_channel
 from pipeline.errors import BrokenResourceError, ClosedResourceError, EndOfChannel, WouldBlock
 from tests.pipeline.sources import turn
 
+Ends = tuple[SendEnd[int], ReceiveEnd[int]]
 CAPACITY = 4
 weights = st.integers(1, CAPACITY + 2)
 
@@ -86,7 +87,8 @@ class ChannelMachine(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.now = 0
-        self.sending, self.receiving = open_channel[int](CAPACITY, clock=lambda: float(self.now))
+        ends: Ends = open_channel(CAPACITY, clock=lambda: float(self.now))
+        self.sending, self.receiving = ends
         self.model = Model()
         self.count = 0
         self.entered: list[int] = []  # offers that were told
@@ -258,7 +260,8 @@ class Crowd:
     """Tasks that send and receive, and what became of each item."""
 
     def __init__(self) -> None:
-        self.sending, self.receiving = open_channel[int](CAPACITY, clock=lambda: 0.0)
+        ends: Ends = open_channel(CAPACITY, clock=lambda: 0.0)
+        self.sending, self.receiving = ends
         self.tasks: list[asyncio.Task[None]] = []
         self.begun: list[int] = []  # in the order in which the sends were begun
         self.sent: set[int] = set()  # sends that returned, and offers

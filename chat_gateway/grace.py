@@ -1,0 +1,92 @@
+"""What waits for logins that have just left: kept for a moment, in case they come back.
+
+The copies stay in flight: they no longer hold their senders' credit, `outbox.max_grace_bytes` bounds them
+for each login, and the worker's ceiling counts them. They end when their login returns, from the same
+address, and gets them ahead of anything newer, or when the time is over.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from chat_gateway.deadlines import Deadlines
+from stages.message import Refusal
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from chat_gateway.config import OutboxConfig
+    from stages.outbox import Entry, Outbox
+
+__all__ = ["Grace"]
+
+
+class _Kept(NamedTuple):
+    address: str
+    entries: list[Entry]
+
+
+class Grace:
+    """Made and closed by a worker's connections.
+
+    Args:
+        config: how long and how much.
+        on_expired: told of a login and the entries that it did not come back for, before they are refused.
+        loop: the running one.
+    """
+
+    def __init__(
+        self,
+        config: OutboxConfig,
+        on_expired: Callable[[str, list[Entry]], None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._config = config
+        self._on_expired = on_expired
+        self._kept: dict[str, _Kept] = {}
+        self._deadlines: Deadlines[str] = Deadlines(config.reconnect_grace_s, self._on_due, loop)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def keep(self, login: str, address: str, outbox: Outbox) -> None:
+        """A session has left: keep what its outbox still had."""
+        if not self._config.reconnect_grace_s:
+            outbox.close(Refusal.GONE)
+            return
+        entries = outbox.detach(self._config.max_grace_bytes, Refusal.GONE)
+        if entries:
+            self._kept[login] = _Kept(address, entries)
+            self._deadlines.start(login)
+
+    def give(self, login: str, address: str, outbox: Outbox) -> None:
+        """The login is back: what was kept goes to its new outbox, unless it is at another address."""
+        kept = self._kept.get(login)
+        if kept is None:
+            return
+        if kept.address == address or self._config.grace_any_address:
+            del self._kept[login]
+            self._deadlines.stop(login)
+            outbox.adopt(kept.entries)
+        else:
+            self._end(login, Refusal.GONE)
+
+    def end_all(self, reason: str) -> None:
+        """Refuse all that is kept."""
+        for login in list(self._kept):
+            self._end(login, reason)
+
+    def close(self) -> None:
+        """Cancel the timer."""
+        self._deadlines.close()
+
+    def _on_due(self, login: str) -> None:
+        self._end(login, Refusal.GONE)
+
+    def _end(self, login: str, reason: str) -> None:
+        self._deadlines.stop(login)
+        entries = self._kept.pop(login).entries
+        self._on_expired(login, entries)
+        for _, copies, batch in entries:
+            batch.refuse(copies, reason, login)
