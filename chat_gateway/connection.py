@@ -54,12 +54,12 @@ class Connection(asyncio.BufferedProtocol):
         "_discarded",
         "_framer",
         "_has_yielded",
-        "_is_held_back",
         "_last_line",
         "_last_progress",
         "_transport",
         "_waits_for_room",
         "address",
+        "is_held_back",
         "is_reading",
         "outbox",
         "port",
@@ -81,7 +81,7 @@ class Connection(asyncio.BufferedProtocol):
         self._framer = LineFramer(connections.limits.max_line_bytes)
         self._transport: asyncio.Transport | None = None
         self.is_reading = True  # as the transport was last told
-        self._is_held_back = False  # said too much lately
+        self.is_held_back = False  # said too much lately
         self._waits_for_room = False  # a block of ours stands in line at the parse stage
         self._has_yielded = False  # brought enough for this turn of the loop
         self._discarded = 0  # bytes thrown away while closing
@@ -169,8 +169,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def pause_for(self, seconds: float) -> None:
         """Do not read for so long; more of the same meanwhile adds nothing."""
-        if not self._is_held_back:
-            self._is_held_back = True
+        if not self.is_held_back:
+            self.is_held_back = True
             self.update_reading()
             self._all.loop.call_later(seconds, self._on_pause_over)
 
@@ -260,11 +260,6 @@ class Connection(asyncio.BufferedProtocol):
         await asyncio.shield(self._closed_waiter)
 
     @property
-    def is_new(self) -> bool:
-        """It has had no transport yet."""
-        return self.state == State.NEW
-
-    @property
     def is_stalled(self) -> bool:
         """Not read just now because of where its messages go."""
         return self.state == State.OPEN and self.session is not None and not self.session.may_read
@@ -274,7 +269,7 @@ class Connection(asyncio.BufferedProtocol):
     def _may_read(self) -> bool:
         if self.state >= State.FLUSHING:
             return True  # to throw away
-        if self._waits_for_room or self._has_yielded or self._is_held_back or self._all.is_draining:
+        if self._waits_for_room or self._has_yielded or self.is_held_back or self._all.is_draining:
             return False
         return self.session is None or self.session.may_read
 
@@ -311,7 +306,7 @@ class Connection(asyncio.BufferedProtocol):
         self.update_reading()
 
     def _on_pause_over(self) -> None:
-        self._is_held_back = False
+        self.is_held_back = False
         self.update_reading()
 
     def _yield_turn(self) -> None:
@@ -369,6 +364,7 @@ class Connection(asyncio.BufferedProtocol):
         prefix = LineCodec.prefix(login)
         session = Session(login, prefix, self.outbox, connections.limits, connections.ceiling, self)
         if not connections.claim(session):
+            connections.on_refused_login(self, login.encode(), Disconnect.LOGIN_TAKEN)
             self.end(Disconnect.LOGIN_TAKEN)
             return
         self.session = session

@@ -87,12 +87,17 @@ def _open_all(config: Config) -> list[socket.socket]:
     for address in config.listen:
         try:
             opened.append(open_listening(address.host, address.port))
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             for one in opened:
                 one.close()
-            reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
-            raise CannotStartError(f"cannot listen on {address.url}: {reason}") from None
+            raise CannotStartError(f"cannot listen on {address.url}: {_explained(error)}") from None
     return opened
+
+
+def _explained(error: OSError | UnicodeError) -> str:
+    if isinstance(error, UnicodeError):  # of the host name's encoding for the name service
+        return "no such host name can exist"
+    return (error.strerror or str(error)).lower()
 
 
 def _open_dead_letters(config: Config) -> DeadLetters | None:

@@ -12,8 +12,8 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, Literal
 
-from chat_gateway.connection import Connection
-from chat_gateway.sockets import SHORTAGES, prepare_accepted
+from chat_gateway.connection import Connection, State
+from chat_gateway.sockets import BACKLOG, SHORTAGES, prepare_accepted
 
 if TYPE_CHECKING:
     import socket
@@ -82,9 +82,17 @@ class Listener:
             self._loop.add_reader(self._listening, self._on_readable)
 
     async def aclose(self) -> None:
-        """Stop accepting, close the socket, and wait for connections that are just being opened."""
+        """Stop accepting, close the socket, and wait for connections that are just being opened.
+
+        Whoever has connected by then is taken in first, as far as tokens and files allow: a close resets
+        those that still wait in the kernel's queue.
+        """
         self._is_closed = True
         self._stop_accepting()
+        for _ in range(BACKLOG // _MAX_ACCEPTS):  # a queue's length: new ones may come all the time
+            await asyncio.sleep(0)
+            if not self._on_readable():
+                break
         if self._pause is not None:
             self._pause.cancel()
         self._listening.close()
@@ -95,27 +103,29 @@ class Listener:
             self._is_accepting = False
             self._loop.remove_reader(self._listening)
 
-    def _on_readable(self) -> None:
+    def _on_readable(self) -> bool:
+        """Accept what waits, bounded; True when there may be more that could be accepted."""
         for _ in range(self._max_accepts):
             tokens = self._take_token()
             if tokens is None:
                 self._stop_accepting()
-                return
+                return False
             try:
                 sock, address = self._listening.accept()
             except OSError as error:
                 tokens.release()
                 if isinstance(error, BlockingIOError):
                     self._max_accepts = _MAX_ACCEPTS
-                    return
+                    return False
                 if error.errno in SHORTAGES:
                     self._pause_for(error)
-                    return
+                    return False
                 self._log.info("connection.failed", reason=os.strerror(error.errno or 0))
                 continue
             task = self._loop.create_task(self._open(sock, address, tokens))
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
+        return True
 
     def _take_token(self) -> Permits | None:
         tokens = self._connections.tokens
@@ -161,5 +171,5 @@ class Listener:
         except Exception as error:
             sock.close()
             self._log.info("connection.failed", address=address[0], reason=str(error))
-            if connection is None or connection.is_new:
+            if connection is None or connection.state == State.NEW:
                 tokens.release()

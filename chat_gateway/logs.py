@@ -54,6 +54,9 @@ _MAX_FRAMES: Final = 8  # the innermost say what happened
 _MAX_CAUSES: Final = 8
 _MAX_DEPTH: Final = 6  # of nested values that need mending
 
+# Events of which a text line leaves nested fields out, or they would fill the screen.
+_BRIEF_EVENTS: Final = frozenset({"metrics"})
+
 # Fields of a text line that are quoted although JSON would not escape them.
 _NEEDS_QUOTES: Final = re.compile(r"[ =\\]")
 
@@ -306,6 +309,8 @@ def _text_form(*, is_coloured: bool) -> Callable[[dict[str, Any]], bytes]:
         level = f"\x1b[{colour}m{word:<5}\x1b[0m" if is_coloured else f"{word:<5}"
         event = _text_value(record.pop("event"))
         del record["pid"]  # for machines; whoever needs it on a terminal binds a field
+        if event in _BRIEF_EVENTS:
+            record = {name: value for name, value in record.items() if not isinstance(value, dict)}
         fields = " ".join(f"{_text_value(name)}={_text_value(value)}" for name, value in record.items())
         return f"{time_of_day} {level} {event}  {fields}".rstrip().encode() + b"\n"
 

@@ -102,6 +102,7 @@ class Metrics:
             "connections_closed": dict(connections.closed),
             "sessions": len(connections.hub),
             "sessions_stalled": sum(one.is_stalled for one in connections.living()),
+            "sessions_held_back": sum(one.is_held_back for one in connections.living()),
             "logins": connections.logins,
             "logins_in_grace": len(connections.grace),
         }
@@ -131,7 +132,8 @@ class Metrics:
     def _outboxes(self) -> dict[str, Any]:
         ledger = self._worker.ledger
         outboxes = [one.outbox for one in self._worker.connections.living() if one.outbox is not None]
-        peak, ledger.peak_outbox_bytes = ledger.peak_outbox_bytes, 0
+        most = max((outbox.pending_bytes for outbox in outboxes), default=0)
+        peak, ledger.peak_outbox_bytes = max(ledger.peak_outbox_bytes, most), most
         return {
             "pending_bytes": sum(outbox.pending_bytes for outbox in outboxes),
             "peak_bytes": peak,

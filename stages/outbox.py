@@ -5,7 +5,9 @@ The contract:
  2. At most `max_outbox_bytes` are pending (or one entry that is larger). What does not fit is parked, by
     sender, in order, or refused, as the policy for its kind of traffic says.
  3. While anything is parked, nothing overtakes it; when room comes, senders are served in turn.
- 4. Above the high watermark, whoever offers is stalled; at the low one all are let go on.
+ 4. Above the high watermark, whoever offers is stalled; at the low one all are let go on. Under another
+    policy than "stall" nobody is, and what waits does not hold its sender's credit: a slow member of a
+    group must not hold the others.
  5. Every copy offered is resolved exactly once: delivered when its last byte was handed to the
     writer, or refused with a reason.
  6. Notices never wait in the queue: they merge, and go ahead of entries at the next flush.
@@ -123,7 +125,7 @@ class Outbox:
         if self._parked or (pending and pending + len(payload) > self._settings.max_outbox_bytes):
             self._offer_when_full(entry, is_fanout=is_fanout)
         else:
-            self._take(entry)
+            self._take(entry, is_fanout=is_fanout)
 
     def notify(self, word: str, reason: str, *, name: str = "", count: int = 1) -> None:
         """Send a Notice with the next flush, merged with its like."""
@@ -254,7 +256,7 @@ class Outbox:
         if self._stalled:
             self._unstall()
 
-    def _take(self, entry: Entry) -> None:
+    def _take(self, entry: Entry, *, is_fanout: bool) -> None:
         self._entries.append(entry)
         self.pending_bytes += len(entry[0])
         if not self.is_paused:
@@ -262,39 +264,42 @@ class Outbox:
             return
         if self.pending_bytes > self._ledger.peak_outbox_bytes:
             self._ledger.peak_outbox_bytes = self.pending_bytes
-        if self.pending_bytes > self._settings.high_watermark_bytes:
+        if (self._settings.fanout if is_fanout else self._settings.direct) != "stall":
+            entry[2].return_credit()  # `max_outbox_bytes` bounds it; its sender is not to be held
+        elif self.pending_bytes > self._settings.high_watermark_bytes:
             self._stall(entry[2].sender)
 
     def _offer_when_full(self, entry: Entry, *, is_fanout: bool) -> None:
         if not self.is_paused:  # much came in one turn; the writer has not been asked yet
             self.flush()
             if self._fits(entry):
-                self._take(entry)
+                self._take(entry, is_fanout=is_fanout)
                 return
-        _WHEN_FULL[self._settings.fanout if is_fanout else self._settings.direct](self, entry)
+        policy = self._settings.fanout if is_fanout else self._settings.direct
+        _WHEN_FULL[policy](self, entry, is_fanout)
 
-    def _park(self, entry: Entry) -> None:
+    def _park(self, entry: Entry, _is_fanout: bool) -> None:
         sender = entry[2].sender
         if self._parked is None:
             self._parked = {}
         self._parked.setdefault(sender, deque()).append(entry)
         self._stall(sender)
 
-    def _refuse_full(self, entry: Entry) -> None:
+    def _refuse_full(self, entry: Entry, _is_fanout: bool) -> None:
         entry[2].refuse(entry[1], Refusal.FULL, self.name)
 
-    def _drop_oldest(self, entry: Entry) -> None:
+    def _drop_oldest(self, entry: Entry, is_fanout: bool) -> None:
         while self._entries and not self._fits(entry):
             payload, copies, batch = self._entries.pop(0)
             self.pending_bytes -= len(payload)
             batch.refuse(copies, Refusal.DROPPED, self.name)
         if self._fits(entry):
-            self._take(entry)
+            self._take(entry, is_fanout=is_fanout)
         else:  # others are parked, under the other policy: nothing may overtake them
-            self._refuse_full(entry)
+            self._refuse_full(entry, is_fanout)
 
-    def _disconnect(self, entry: Entry) -> None:
-        self._refuse_full(entry)
+    def _disconnect(self, entry: Entry, is_fanout: bool) -> None:
+        self._refuse_full(entry, is_fanout)
         self.evict()
 
     def _fits(self, entry: Entry) -> bool:
@@ -375,7 +380,7 @@ class Outbox:
             sender.unstall()
 
 
-_WHEN_FULL: dict[WhenFull, Callable[[Outbox, Entry], None]] = {
+_WHEN_FULL: dict[WhenFull, Callable[[Outbox, Entry, bool], None]] = {
     "stall": Outbox._park,
     "refuse": Outbox._refuse_full,
     "drop_oldest": Outbox._drop_oldest,

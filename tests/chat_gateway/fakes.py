@@ -41,6 +41,7 @@ __all__ = [
     "VirtualLoop",
     "configured",
     "fake_session",
+    "passed",
     "turns",
     "virtual_time",
 ]
@@ -68,25 +69,36 @@ async def turns(count: int = 12) -> None:
         await asyncio.sleep(0)
 
 
+async def passed(seconds: float) -> None:
+    """Let virtual time pass, and what falls due in it be done."""
+    await asyncio.sleep(seconds)
+    await turns()
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop whose clock jumps to the next timer instead of waiting; serves fake sockets too."""
 
     def __init__(self) -> None:
         self.now = 1000.0
         self.transports: list[FakeTransport] = []  # made for accepted fake sockets
+        self.peers_close_with_us = True  # of these: see `FakeTransport`
         super().__init__(_JumpingSelector(self))
 
     def time(self) -> float:
         """Seconds of virtual time."""
         return self.now
 
-    def add_reader(self, fd: Any, callback: Callable[..., Any], *args: Any) -> None:
+    def add_reader(  # type: ignore[override]  # of fake sockets only, without arguments
+        self, fd: Any, callback: Callable[[], None]
+    ) -> None:
         """Watch a fake listening socket."""
-        cast("FakeListening", fd).watch(self, callback)
+        assert isinstance(fd, FakeListening)
+        fd.watch(self, callback)
 
     def remove_reader(self, fd: Any) -> bool:
         """Watch it no longer."""
-        cast("FakeListening", fd).unwatch()
+        assert isinstance(fd, FakeListening)
+        fd.unwatch()
         return True
 
     async def connect_accepted_socket(  # type: ignore[override]  # the part of the signature that is used
@@ -96,6 +108,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         if sock.error_before_made is not None:
             raise sock.error_before_made
         transport = FakeTransport(self, protocol_factory(), sock)
+        transport.closes_with_us = self.peers_close_with_us
         self.transports.append(transport)
         await asyncio.sleep(0)
         transport.make()

@@ -11,7 +11,7 @@ import pytest
 
 from chat_gateway.connection import State
 from chat_gateway.disconnect import Disconnect
-from tests.chat_gateway.fakes import FakeGateway, Peer, turns, virtual_time
+from tests.chat_gateway.fakes import FakeGateway, Peer, passed, turns, virtual_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,8 +23,10 @@ SMALL = (
     "outbox.low_watermark_bytes=0",
     "outbox.send_buffer_bytes=2048",
 )
-PATIENT = ("outbox.write_timeout_s=3000", "outbox.evict_after_s=3000")
+# No writer counts as stuck while a test lets time pass, and nothing is kept for who has gone.
+PATIENT = ("outbox.write_timeout_s=3000", "outbox.evict_after_s=3000", "outbox.reconnect_grace_s=0")
 TEXT = b"x" * 1000
+TOO_LONG = b"! line-too-long a line is longer than allowed\n"
 
 
 def fill(sender: Peer, name: str, count: int = 3) -> None:
@@ -68,13 +70,9 @@ async def test_connection_logs_in_when_the_login_comes_byte_by_byte() -> None:
         (b"GET / HTTP/1.1\r\n", b"", "not_line_protocol"),
         (b"\x16\x03\x01", b"", "not_line_protocol"),
         (b"\xff\xfe\n", b"", "not_line_protocol"),
-        (b"x" * 129, b"! line-too-long a line is longer than allowed\n", "line_too_long"),
-        (b"x" * 100 + b"y" * 100 + b"\n", b"! line-too-long a line is longer than allowed\n", "line_too_long"),
-        (
-            b"alice\n" + b"y" * 300,
-            b"! line-too-long a line is longer than allowed\n",
-            "line_too_long",
-        ),
+        (b"x" * 129, TOO_LONG, "line_too_long"),
+        (b"x" * 200 + b"\n", TOO_LONG, "line_too_long"),
+        (b"alice\n" + b"y" * 300, TOO_LONG, "line_too_long"),
     ],
 )
 @virtual_time
@@ -98,13 +96,13 @@ async def test_connection_is_closed_with_its_reason_when_the_first_line_is_bad(
 
 @virtual_time
 async def test_connection_delivers_the_good_lines_when_a_line_is_too_long() -> None:
-    """What stands before the overlong line is routed; then the Notice, behind what is pending, and the end."""
+    """What stands before the overlong line is routed; then the Notice and the end."""
     gateway = FakeGateway("limits.max_line_bytes=128", "limits.max_read_bytes=1024")
     alice, bob = gateway.login("alice"), gateway.login("bob")
     alice.send(b"bob: before\n" + b"x" * 200 + b"\nbob: after\n")
     await turns()
     assert bob.take() == b"from alice: before\n"
-    assert alice.take() == b"! line-too-long a line is longer than allowed\n"
+    assert alice.take() == TOO_LONG
     assert alice.transport.is_lost
     await gateway.close()
 
@@ -135,7 +133,7 @@ async def test_connection_is_closed_when_no_login_comes_in_time() -> None:
     await turns()
     gateway.loop.call_later(9.95, lambda: states.append(idle.connection.state))
     states: list[State] = []
-    await _pass(gateway, 11.0)
+    await passed(11.0)
     assert states == [State.LOGIN]
     notice = b"! login-timeout no login came in time\n"
     assert (alice.take(), idle.take(), slow.take()) == (b"", notice, notice)
@@ -198,8 +196,9 @@ CAUSES = (STALLED, SPENT, NO_ROOM, YIELDED)
 
 # Of two that need what the peer sends only the first could be brought about.
 PAIRS = [
-    pair for pair in itertools.permutations(CAUSES, 2) if not (pair[1] in (NO_ROOM, YIELDED))
-] + [(STALLED, STALLED)]
+    *(pair for pair in itertools.permutations(CAUSES, 2) if pair[1] not in (NO_ROOM, YIELDED)),
+    (STALLED, STALLED),
+]
 
 
 def _gateway_of_one_place() -> tuple[FakeGateway, Peer]:
@@ -272,12 +271,12 @@ async def test_connection_is_not_read_when_it_is_held_back() -> None:
     gateway = FakeGateway()
     alice = gateway.login("alice")
     alice.connection.pause_for(2.0)
-    await _pass(gateway, 1.0)
+    await passed(1.0)
     alice.connection.pause_for(100.0)
     assert not alice.is_read
-    await _pass(gateway, 0.5)
+    await passed(0.5)
     assert not alice.is_read
-    await _pass(gateway, 0.6)
+    await passed(0.6)
     assert alice.is_read
     assert alice.transport.switches == [False, True]
     await gateway.close()
@@ -468,9 +467,10 @@ async def test_connection_flushes_says_why_and_waits_for_the_peer_when_it_is_end
     alice = gateway.login("alice")
     alice.transport.closes_with_us = False
     alice.send(b"alice: pending\n")
+    await turns()
     alice.connection.end(Disconnect.RESTARTING)
     await turns()
-    assert alice.take() == b"from alice: pending\n! restarting connect again\n" or True
+    assert alice.take() == b"from alice: pending\n! restarting connect again\n"
     assert alice.transport.is_end_sent
     assert not alice.transport.is_closing()
     assert alice.connection.state == State.LINGERING
@@ -564,9 +564,9 @@ async def test_connection_is_aborted_when_the_peer_never_closes() -> None:
     alice = gateway.login("alice")
     alice.transport.closes_with_us = False
     alice.connection.end(Disconnect.SHUTDOWN)
-    await _pass(gateway, 1.9)
+    await passed(1.9)
     assert not alice.transport.is_aborted
-    await _pass(gateway, 0.2)
+    await passed(0.2)
     assert alice.transport.is_aborted
     assert gateway.connections.closed == {"shutdown": 1}
     assert gateway.tokens.in_use == 0
@@ -600,7 +600,7 @@ async def test_connection_is_aborted_when_it_flushes_to_a_peer_that_takes_nothin
     fill(alice, "bob")
     await turns()
     bob.connection.end(Disconnect.SHUTDOWN)
-    await _pass(gateway, 4.1)
+    await passed(4.1)
     assert bob.transport.is_aborted
     assert alice.is_read
     assert gateway.ledger.refused == {"gone": 3}
@@ -609,23 +609,42 @@ async def test_connection_is_aborted_when_it_flushes_to_a_peer_that_takes_nothin
     await gateway.close()
 
 
+@pytest.mark.xfail(
+    strict=True, reason="progress() looks at what is left, which parked copies of equal size keep equal"
+)
 @virtual_time
-async def test_connection_goes_on_flushing_when_the_peer_is_slow_but_moves() -> None:
-    """As long as something leaves within `linger_s`, it is not cut off."""
+async def test_connection_goes_on_flushing_when_what_moves_is_replaced_from_behind() -> None:
+    """Bytes that left count as progress also when parked copies of the same size take their place."""
     gateway = FakeGateway(*SMALL, *PATIENT, "outbox.linger_s=2")
     alice = gateway.login("alice")
     bob = await gateway.stuck("bob", alice)
-    fill(alice, "bob", 4)
+    fill(alice, "bob", 6)
+    await turns()
+    bob.connection.end(Disconnect.SHUTDOWN)
+    for _ in range(4):
+        await passed(1.5)
+        bob.transport.take_one()
+    assert not bob.transport.is_aborted
+    await gateway.close()
+
+
+@virtual_time
+async def test_connection_goes_on_flushing_when_the_peer_is_slow_but_moves() -> None:
+    """As long as something leaves within `linger_s`, it is not cut off."""
+    gateway = FakeGateway(*PATIENT, "outbox.linger_s=2", "outbox.send_buffer_bytes=2048")
+    alice = gateway.login("alice")
+    bob = await gateway.stuck("bob", alice)
+    fill(alice, "bob", 12)
     await turns()
     bob.connection.end(Disconnect.SHUTDOWN)
     for _ in range(6):
-        await _pass(gateway, 1.5)
+        await passed(1.5)
         bob.transport.take_one()
     bob.unstick()
     await turns()
     assert not bob.transport.is_aborted
     lines = bob.take().splitlines()
-    assert lines == [b"from alice: first"] + [b"from alice: " + TEXT] * 4 + [b"! shutdown the gateway stops"]
+    assert lines == [b"from alice: first"] + [b"from alice: " + TEXT] * 12 + [b"! shutdown the gateway stops"]
     await gateway.close()
 
 
@@ -660,7 +679,7 @@ async def test_connection_can_be_ended_in_any_state_when_it_is_over() -> None:
         peer.connection.end(Disconnect.SHUTDOWN)
         peer.connection.abort(Disconnect.SHUTDOWN)
         peer.connection.update_reading()
-    assert unmade.connection.is_new
+    assert unmade.connection.state == State.NEW
     assert gateway.connections.closed == {"client_lost": 1}
     await gateway.close()
 
@@ -684,30 +703,39 @@ async def test_connection_tells_who_waits_when_it_has_closed() -> None:
 # Tokens, and what is left behind.
 
 
-def _stuck_copy(gateway: FakeGateway, alice: Peer) -> None:
-    alice.send(b"bob: waits\n")
+def end(gateway: FakeGateway, peer: Peer) -> None:
+    peer.end()
 
 
-ENDS: dict[str, Callable[[FakeGateway, Peer], None]] = {
-    "half-closed": lambda _, peer: peer.end(),
-    "reset": lambda _, peer: peer.reset(),
-    "line-too-long": lambda _, peer: peer.send(b"x" * 20_000),
-    "ended": lambda _, peer: peer.connection.end(Disconnect.SHUTDOWN),
-    "aborted": lambda _, peer: peer.connection.abort(Disconnect.SLOW_CONSUMER),
-    "own-error": lambda _, peer: peer.connection.buffer_updated("no number"),  # type: ignore[arg-type]  # fails
-    "ended-then-reset": lambda _, peer: (peer.connection.end(Disconnect.SHUTDOWN), peer.reset())[1],
-    "ended-then-half-closed": lambda _, peer: (peer.connection.end(Disconnect.SHUTDOWN), peer.end())[1],
-    "half-closed-then-aborted": lambda _, peer: (
-        peer.end(),
-        peer.connection.abort(Disconnect.SLOW_CONSUMER),
-    )[1],
-}
+def reset(gateway: FakeGateway, peer: Peer) -> None:
+    peer.reset()
 
 
-@pytest.mark.parametrize("end", [end for name, end in ENDS.items() if name != "own-error"], ids=repr)
+def overlong(gateway: FakeGateway, peer: Peer) -> None:
+    peer.send(b"x" * 20_000)
+
+
+def shut_down(gateway: FakeGateway, peer: Peer) -> None:
+    peer.connection.end(Disconnect.SHUTDOWN)
+
+
+def abort(gateway: FakeGateway, peer: Peer) -> None:
+    peer.connection.abort(Disconnect.ERROR)
+
+
+STEPS = (end, reset, overlong, shut_down, abort)
+# Every way to end, and every way that another one cuts short.
+ENDS = [
+    *((step,) for step in STEPS),
+    *((first, second) for first in (end, overlong, shut_down) for second in (end, abort) if first != second),
+    *((first, reset) for first in (overlong, shut_down)),
+]
+
+
+@pytest.mark.parametrize("steps", ENDS, ids=lambda steps: "-".join(step.__name__ for step in steps))
 @virtual_time
 async def test_token_comes_back_once_and_after_the_last_outcome_when_a_session_ends(
-    end: Callable[[FakeGateway, Peer], None],
+    steps: tuple[Callable[[FakeGateway, Peer], None], ...],
 ) -> None:
     """In whatever way it ends: not before its last copy has an outcome, and never twice."""
     gateway = FakeGateway(*PATIENT)
@@ -715,7 +743,8 @@ async def test_token_comes_back_once_and_after_the_last_outcome_when_a_session_e
     bob = await gateway.stuck("bob", alice)
     alice.send(b"bob: waits\n")
     await turns()
-    end(gateway, alice)
+    for step in steps:
+        step(gateway, alice)
     await turns()
     assert gateway.tokens.in_use == 2
     assert gateway.ledger.in_flight == 1
@@ -757,7 +786,7 @@ async def test_token_comes_back_when_the_connection_fails_by_our_own_fault() -> 
     def fail(*_arguments: object) -> bool:
         raise RuntimeError("broken")
 
-    gateway.connections.input = type("Broken", (), {"offer": staticmethod(fail)})()  # type: ignore[assignment]
+    gateway.connections.input = type("Broken", (), {"offer": staticmethod(fail)})()
     bob.send(b"bob: 1\n")
     await turns()
     assert bob.transport.is_aborted
@@ -907,11 +936,3 @@ async def test_copies_are_refused_when_their_recipient_has_gone() -> None:
     assert gateway.ledger.is_balanced
     assert gateway.ledger.in_flight == 0
     await gateway.close()
-
-
-async def _pass(gateway: FakeGateway, seconds: float) -> None:
-    """Let virtual time pass."""
-    due = gateway.loop.create_future()
-    gateway.loop.call_later(seconds, due.set_result, None)
-    await due
-    await turns()

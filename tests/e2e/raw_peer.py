@@ -9,6 +9,7 @@ import asyncio
 import re
 import socket
 import time
+import weakref
 from typing import TYPE_CHECKING, Self
 
 from tests.e2e.gateway_process import WAIT_S
@@ -32,6 +33,7 @@ class RawPeer:
         self.is_ended = False  # the gateway has closed, in whatever way
         self.is_reset = False  # and not in order
         self._sock = sock
+        weakref.finalize(self, sock.close)  # a test that fails need not close what it opened
 
     @classmethod
     async def login(

@@ -42,6 +42,14 @@ class Room:
             client.end()
         return await client.rest()
 
+    async def logged_in(self, name: str) -> None:
+        """Wait until the log says that this login has succeeded."""
+        await self.gateway.wait_record("session.login", lambda record: record["login"] == name)
+
+    async def logged_out(self, name: str) -> None:
+        """Wait until the log says that this session has ended."""
+        await self.gateway.wait_record("session.closed", lambda record: record["login"] == name)
+
     async def close(self) -> None:
         """Close all clients."""
         for client in self._clients:

@@ -5,21 +5,15 @@ Each test runs twice: with the client and the gateway on asyncio, and with both 
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import re
 import signal
-import socket
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from tests.e2e.gateway_process import WAIT_S
 from tests.e2e.room import lines_until, open_room
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from tests.e2e.gateway_process import LineClient
     from tests.e2e.room import Room
 
@@ -172,11 +166,6 @@ async def say(room: Room, bob: LineClient, line: Line) -> tuple[bytes, bytes, bo
     return to_alice, await lines_until(bob, b"from bob: end\n"), line.is_closed
 
 
-async def logged_in(room: Room, name: str) -> None:
-    """Wait until the gateway says that this login has succeeded."""
-    await room.gateway.wait_record("session.login", lambda record: record["login"] == name)
-
-
 def without_notices(data: bytes) -> bytes:
     """The same without the gateway's own lines."""
     return re.sub(rb"(?m)^! .*\n", b"", data)
@@ -237,7 +226,7 @@ async def test_gateway_behaves_as_the_tutorial_when_alice_and_bob_talk() -> None
         alice, bob = await room.connect(), await room.connect()
         for client, name in ((alice, "alice"), (bob, "bob")):
             client.send(f"{name}\n".encode())
-            await logged_in(room, name)
+            await room.logged_in(name)
         alice.send(b"bob: hello\n")
         assert await bob.line() == b"from alice: hello\n"
         bob.send(b"alice, bob: hi!\n")
@@ -261,7 +250,7 @@ async def test_gateway_routes_and_flushes_all_when_a_client_closes_only_its_send
         assert await lines_until(bob, b"from alice: end\n") == expected
         for first, reply in {b"carol": b"", b"bob": LOGIN_TAKEN, b"": b"", b"x y": NO_SPACE}.items():
             assert await room.answer(first, is_ended=True) == reply
-        await logged_in(room, "carol")
+        await room.logged_in("carol")
 
 
 @pytest.mark.parametrize("notice", [LOGIN_TIMEOUT, b""], ids=["notices", "silent"])
@@ -288,7 +277,7 @@ async def test_gateway_turns_away_when_it_is_full_and_says_busy(notice: bytes) -
         bob.send(b"alice: hi\nbob: hi\n")
         assert [await alice.line(), await bob.line()] == [b"from bob: hi\n"] * 2
         await alice.close()
-        await room.gateway.wait_record("session.closed", lambda record: record["login"] == "alice")
+        await room.logged_out("alice")
         carol = await room.login("carol")
         carol.send(b"bob: I am in\n")
         assert await bob.line() == b"from carol: I am in\n"
@@ -305,7 +294,7 @@ async def test_gateway_serves_later_when_it_is_full_and_lets_wait() -> None:
         assert await alice.line() == _unknown("bob")
         await alice.close()
         assert await bob.line() == b"from bob: waited\n"
-        await logged_in(room, "bob")
+        await room.logged_in("bob")
         events = [(record["event"], record.get("login")) for record in room.gateway.records]
     assert events.index(("session.closed", "alice")) < events.index(("session.login", "bob"))
 
@@ -327,103 +316,3 @@ async def test_gateway_says_shutdown_behind_all_messages_when_it_is_stopped() ->
         for client in (alice, bob, stranger):
             await client.close()
         assert await room.gateway.wait() == 0
-
-
-# Little room for a recipient that does not read, and a ladder of which the steps take no time.
-SMALL_OUTBOXES = [
-    f"--set=outbox.{key}_bytes={nbytes}"
-    for key, nbytes in {"max_outbox": 131072, "high_watermark": 131071, "low_watermark": 16384}.items()
-] + ["--set=metrics.interval_s=0.05"]
-QUICK_BREAKER = ["--set=outbox.write_timeout_s=0.1", "--set=breaker.fail_max=1"]
-STUCK_LINES = 400
-STUCK_TEXT = b"x" * 4000
-
-
-@contextlib.asynccontextmanager
-async def stuck_recipient(room: Room) -> AsyncIterator[socket.socket]:
-    """A session called stuck that reads nothing and has little room in its kernel."""
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-        sock.setblocking(False)
-        loop = asyncio.get_running_loop()
-        await loop.sock_connect(sock, ("127.0.0.1", room.gateway.port))
-        await loop.sock_sendall(sock, b"stuck\n")
-        await logged_in(room, "stuck")
-        yield sock
-
-
-async def drained(sock: socket.socket, end: bytes | None) -> bytes:
-    """What a recipient has not read so far, up to `end`; for None until it is closed."""
-    received = b""
-    async with asyncio.timeout(WAIT_S):
-        while end is None or not received.endswith(end):
-            data = await asyncio.get_running_loop().sock_recv(sock, 65536)
-            if not data:
-                assert end is None, f"closed after {received[-100:]!r}"
-                break
-            received += data
-    return received
-
-
-def refused_copies(notices: bytes, reason: bytes) -> int:
-    """How many copies to `stuck` were refused for that reason; the Notices must say nothing else."""
-    form = rb"! refused stuck: (1 message|(?:[2-9]|\d\d+) messages), " + reason + rb"\n"
-    assert re.sub(form, b"", notices) == b""
-    return sum(int(count.split()[0]) for count in re.findall(form, notices))
-
-
-async def test_gateway_refuses_with_a_count_when_one_of_several_recipients_is_full() -> None:
-    """The others get every line; the sender hears how many copies the full one did not get, and no more."""
-    async with open_room(*SMALL_OUTBOXES) as room, stuck_recipient(room) as sock:
-        alice, bob = [await room.login(name) for name in ("alice", "bob")]
-        for _ in range(STUCK_LINES):  # in step with bob, whose own outbox shall not fill
-            alice.send(b"bob, stuck: " + STUCK_TEXT + b"\n")
-            assert await bob.line() == b"from alice: " + STUCK_TEXT + b"\n"
-        alice.send(b"alice: end\n")
-        notices = await lines_until(alice, b"from alice: end\n")
-        alice.send(b"stuck: end\n")
-        delivered = await drained(sock, b"from alice: end\n")
-    assert 0 < refused_copies(notices, b"full") == STUCK_LINES - (delivered.count(b"\n") - 1)
-
-
-async def test_gateway_refuses_with_a_count_when_a_breaker_is_open() -> None:
-    """Who writes to someone that does not read is stalled, then told how much was refused, and runs on."""
-    async with open_room(*SMALL_OUTBOXES, *QUICK_BREAKER) as room, stuck_recipient(room) as sock:
-        alice = await room.login("alice")
-        alice.send((b"stuck: " + STUCK_TEXT + b"\n") * STUCK_LINES + b"alice: end\n")
-        notices = await lines_until(alice, b"from alice: end\n")
-        refused = refused_copies(notices, b"breaker open")
-        delivered = await drained(sock, (b"from alice: " + STUCK_TEXT + b"\n") * (STUCK_LINES - refused))
-    assert refused > 0
-    assert delivered.count(b"\n") == STUCK_LINES - refused
-
-
-async def test_gateway_refuses_with_a_count_when_a_recipient_leaves_before_it_has_read() -> None:
-    """Copies that waited for someone who then goes are reported to their sender, who runs on."""
-    async with open_room(*SMALL_OUTBOXES) as room:
-        alice = await room.login("alice")
-        async with stuck_recipient(room):
-            alice.send((b"stuck: " + STUCK_TEXT + b"\n") * STUCK_LINES + b"alice: end\n")
-            await room.gateway.wait_record("metrics", lambda record: record["outbox"]["paused"] == 1)
-        notices = await lines_until(alice, b"from alice: end\n")
-    unknown = re.compile(rb"! unknown-recipient stuck: (\d+ messages, )?not logged in\n")
-    assert refused_copies(unknown.sub(b"", notices), b"gone") > 0
-
-
-@pytest.mark.parametrize(
-    "notice", [b"! slow-consumer you did not read what was sent to you\n", b""], ids=["notices", "silent"]
-)
-async def test_gateway_evicts_when_a_recipient_is_stuck_for_too_long(notice: bytes) -> None:
-    """It is closed; when it reads after all, it gets what had left the gateway, and at last the reason."""
-    options = [*SMALL_OUTBOXES, *QUICK_BREAKER, "--set=outbox.evict_after_s=0.5", "--set=outbox.linger_s=30"]
-    options += [f"--set=limits.notices={str(bool(notice)).lower()}"]
-    async with open_room(*options) as room, stuck_recipient(room) as sock:
-        alice = await room.login("alice")
-        alice.send((b"stuck: " + STUCK_TEXT + b"\n") * STUCK_LINES + b"alice: end\n")
-        notices = await lines_until(alice, b"from alice: end\n")
-        assert (refused_copies(notices, b"breaker open") > 0) == bool(notice)
-        await room.gateway.wait_record("metrics", lambda record: record["evictions"] == 1)
-        received = await drained(sock, None)
-    lines = (b"from alice: " + STUCK_TEXT + b"\n") * received.count(b"from alice: ")
-    assert lines
-    assert received == lines + notice

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
+import re
 import signal
 from typing import TYPE_CHECKING
+
+import pytest
 
 from tests.e2e.gateway_process import LineClient, running_gateway
 from tests.e2e.raw_peer import RawPeer, Script, drive, elapsed, numbers_by_sender
@@ -20,6 +22,9 @@ SENDERS = 50
 RECIPIENTS = 10
 SHUTDOWN_NOTICE = b"! shutdown the gateway stops\n"
 OFTEN = ("--set", "metrics.interval_s=0.1")
+# Nothing but the drain itself may give a stuck recipient up.
+PATIENT = ("--set", "breaker.fail_max=1000", "--set", "outbox.evict_after_s=600")
+REFUSED = re.compile(rb"! refused stuck: (\d+) messages, shutdown\n" + re.escape(SHUTDOWN_NOTICE))
 
 
 def assert_accounted(gateway: GatewayProcess) -> dict[str, Any]:
@@ -69,3 +74,79 @@ async def test_everything_accepted_arrives_when_the_gateway_is_stopped_under_loa
         assert recipient.received.endswith(b"\n" + SHUTDOWN_NOTICE)
     (stopped,) = gateway.found("gateway.stopped")
     assert stopped["undelivered"] == 0
+
+
+async def stuck_pair(port: int) -> tuple[RawPeer, RawPeer]:
+    """A recipient that does not read, and a sender that is held back because of it."""
+    stuck = await RawPeer.login(port, "stuck", receive_buffer_bytes=4096)
+    sender = await RawPeer.login(port, "sender", send_buffer_bytes=65_536)
+    script = Script(sender, "stuck", line_bytes=256, total_bytes=64 * MIB)
+    await drive(script.push, until=elapsed(0.5))
+    return stuck, sender
+
+
+async def test_stuck_recipient_is_given_up_when_the_gateway_stops() -> None:
+    """Copies for one that does not read are refused with reason shutdown; that is no failure."""
+    async with running_gateway(
+        *("--loop", same_loop(), *OFTEN, *PATIENT, "--set", "outbox.write_timeout_s=0.5")
+    ) as gateway:
+        alice = await LineClient.login(gateway.port, "alice")
+        stuck, sender = await stuck_pair(gateway.port)
+        gateway.signal(signal.SIGTERM)
+        await drive(sender.read, until=lambda: sender.is_ended)
+        assert await alice.rest() == SHUTDOWN_NOTICE
+        await alice.close()
+        sender.close()
+        status = await gateway.wait()
+        stuck.close()
+
+    assert status == 0
+    last = assert_accounted(gateway)
+    refusal = REFUSED.fullmatch(sender.received)
+    assert refusal is not None, sender.received
+    assert last["refused_by_reason"] == {"shutdown": int(refusal[1])}
+    (stopped,) = gateway.found("gateway.stopped")
+    assert stopped["undelivered"] == 0
+
+
+async def test_gateway_ends_with_status_1_when_the_drain_runs_out_of_time() -> None:
+    """Copies without an outcome after `drain_timeout_s` are counted in the last record, and a failure."""
+    async with running_gateway(
+        *("--loop", same_loop(), *OFTEN, *PATIENT),
+        *("--set", "outbox.write_timeout_s=600", "--set", "shutdown.drain_timeout_s=0.5"),
+    ) as gateway:
+        stuck, sender = await stuck_pair(gateway.port)
+        status = await gateway.stop()
+        stuck.close()
+        sender.close()
+
+    assert status == 1
+    last = assert_accounted(gateway)
+    (stopped,) = gateway.found("gateway.stopped")
+    assert stopped["undelivered"] == last["refused_by_reason"]["shutdown"] > 0
+    assert gateway.stderr == b""
+
+
+async def test_clients_are_told_or_refused_when_they_connect_while_the_gateway_stops() -> None:
+    """Those that waited to be accepted at the signal get the Notice; later ones find nobody listening."""
+    waiting = 200  # more than are accepted in one turn of the loop
+    async with running_gateway(
+        *("--loop", same_loop(), *OFTEN, *PATIENT, "--set", "outbox.write_timeout_s=0.5")
+    ) as gateway:
+        stuck, sender = await stuck_pair(gateway.port)  # makes the drain last
+        gateway.signal(signal.SIGSTOP)
+        clients = [await LineClient.connect(gateway.port) for _ in range(waiting)]
+        gateway.signal(signal.SIGTERM)
+        gateway.signal(signal.SIGCONT)
+        await gateway.wait_record("gateway.draining")
+        await gateway.wait_record("metrics", lambda record: record["connections"] >= waiting)
+        with pytest.raises(ConnectionRefusedError):
+            await LineClient.connect(gateway.port)
+        for client in clients:
+            assert await client.rest() == SHUTDOWN_NOTICE
+            await client.close()
+        sender.close()
+        assert await gateway.wait() == 0
+        stuck.close()
+
+    assert_accounted(gateway)

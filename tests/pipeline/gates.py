@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from pipeline.stage import Stage
+from pipeline.topology import Topology
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,3 +81,15 @@ def accepted(first: Stage[Any, Any], item: Any, weight: int = 1) -> list[Any]:
     if first.input.offer(item, weight, lambda: entered.append(item)):
         entered.append(item)
     return entered
+
+
+def first(item: tuple[Any, ...]) -> Any:
+    """The key of a tuple: what stands first."""
+    return item[0]
+
+
+def running(*stages: Stage[Any, Any]) -> Topology:
+    """A topology of these that has been started."""
+    topology = Topology(stages)
+    topology.start()
+    return topology

@@ -315,7 +315,7 @@ class Crowd:
 async def test_channel_loses_and_doubles_nothing_when_tasks_are_cancelled(
     script: list[tuple[str, int]],
 ) -> None:
-    """Whoever is cancelled when: all that was sent is received once, in order, and everyone learns of the end."""
+    """All that was sent is received once and in order, and everyone learns of the end."""
     crowd = Crowd()
     for serial, (action, number) in enumerate(script):
         await crowd.do(action, number, serial)

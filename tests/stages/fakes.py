@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stages.message import Batch, Ledger, Run
-from stages.outbox import Entry, Flusher, Outbox, OutboxSettings
+from stages.flusher import Flusher
+from stages.message import Batch, Ledger, Refusal, Run
+from stages.outbox import Entry, Outbox, OutboxSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +44,7 @@ class FakeSender:
 
 
 class FakeWriter:
-    """A transport that takes everything, or one write at a time while `is_stuck`, as if its peer did not read."""
+    """A transport that takes everything, or one write at a time while `is_stuck`: its peer reads slowly."""
 
     def __init__(self) -> None:
         self.calls: list[bytes] = []  # what each call of `write` brought
@@ -86,12 +87,16 @@ class Turns:
     def __init__(self) -> None:
         self.scheduled: list[Callable[[], None]] = []
         self.errors: list[tuple[Outbox, Exception]] = []
-        self.flusher = Flusher(self.scheduled.append, lambda outbox, error: self.errors.append((outbox, error)))
+        self.flusher = Flusher(self.scheduled.append, self._on_error)
 
     def end(self) -> None:
         """Run what was scheduled, and what that schedules."""
         while self.scheduled:
             self.scheduled.pop(0)()
+
+    def _on_error(self, outbox: Outbox, error: Exception) -> None:
+        self.errors.append((outbox, error))
+        outbox.close(Refusal.ERROR)
 
 
 def open_outbox(

@@ -73,6 +73,17 @@ def test_deliver_joins_runs_when_they_are_of_one_kind() -> None:
     assert world.writer("bob").calls == [b"from alice: 1\nfrom alice: 2\n"]
 
 
+def test_deliver_shares_one_form_when_several_runs_are_fanned_out() -> None:
+    """Runs to several recipients are not joined, so that each recipient's copy is the same object."""
+    world = _World("bob", "eve", max_outbox_bytes=15)
+    world.deliver(run_of("bob eve", "1"), run_of("eve bob", "2"))
+    world.turns.end()
+    assert world.encoded == 2
+    for ours, theirs in zip(world.writer("bob").calls, world.writer("eve").calls, strict=True):
+        assert ours is theirs
+    assert world.writer("bob").written == b"from alice: 1\nfrom alice: 2\n"
+
+
 def test_deliver_tells_kinds_apart_when_a_full_outbox_gets_both() -> None:
     """Direct copies wait and fan-out copies are refused, also when both come in one batch."""
     world = _World("bob", "eve", max_outbox_bytes=1)

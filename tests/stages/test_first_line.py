@@ -57,8 +57,11 @@ def test_login_of_raises_not_line_protocol_when_peer_speaks_something_else(line:
 
 @pytest.mark.parametrize(
     "line",
-    [b"", b"\r", b" alice", b"alice ", b"a b", b"a,b", b"bob: hi", b"x" * 65, b"a\r\r", b"a\x1b[2J", b"a\x7f"]
-    + ["a\u202eb".encode(), "a\u0085b".encode(), b"GET / HTTP/1.1 x", b"get / http/1.1"],
+    [
+        *(b"", b"\r", b" alice", b"alice ", b"a b", b"a,b", b"bob: hi", b"x" * 65),
+        *(b"a\r\r", b"a\x1b[2J", b"a\x7f", "a\u202eb".encode(), "a\u0085b".encode()),
+        *(b"GET / HTTP/1.1 x", b"get / http/1.1"),
+    ],
 )
 def test_login_of_raises_bad_login_when_text_is_no_allowed_name(line: bytes) -> None:
     """What is text but no login is answered with words that say why."""

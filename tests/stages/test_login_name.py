@@ -15,7 +15,9 @@ from stages.login_name import MAX_LOGIN_BYTES, login_problem, normalised, peer_n
 _BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
-@pytest.mark.parametrize("name", ["a", "alice", "é", "Жанна", "李", "😀", "!", "a.b-c_d/e@f", "x" * 64, "é" * 32])
+@pytest.mark.parametrize(
+    "name", ["a", "alice", "é", "Жанна", "李", "😀", "!", "a.b-c_d/e@f", "x" * 64, "é" * 32]
+)
 def test_login_problem_is_none_when_name_is_allowed(name: str) -> None:
     """Any printable name of one to 64 bytes is a login."""
     assert login_problem(name) is None

@@ -46,6 +46,18 @@ def test_batch_gives_credit_back_once_when_its_last_copy_ends() -> None:
     assert ledger.is_balanced
 
 
+def test_batch_gives_credit_back_once_when_it_is_returned_early() -> None:
+    """Credit may come back before the last copy has ended, and then not again."""
+    ledger, sender = Ledger(), FakeSender()
+    batch = Batch(sender, [run_of("bob", "1")], messages=1, nbytes=30, ledger=ledger)
+    assert ledger.buffered_bytes == 30
+    batch.return_credit()
+    batch.return_credit()
+    assert (sender.given_back, ledger.buffered_bytes, ledger.in_flight) == ([(1, 30)], 30, 1)
+    batch.refuse(1, Refusal.GONE, "bob")
+    assert (sender.given_back, ledger.buffered_bytes, ledger.in_flight) == ([(1, 30)], 0, 0)
+
+
 @pytest.mark.parametrize(
     ("reason", "word"),
     [
@@ -73,11 +85,15 @@ def test_ledger_is_not_balanced_when_a_copy_is_lost_or_counted_twice() -> None:
         setattr(ledger, term, 1)
         assert not ledger.is_balanced
     ledger = Ledger()
+    assert ledger.is_balanced
     ledger.refused["full"] += 1
     assert not ledger.is_balanced
 
 
-@given(st.lists(st.tuples(st.integers(1, 4), st.sampled_from(["delivered", "stored", "full", "gone"])), max_size=9))
+_ENDS = st.tuples(st.integers(1, 4), st.sampled_from(["delivered", "stored", "full", "gone"]))
+
+
+@given(st.lists(_ENDS, max_size=9))
 def test_ledger_is_balanced_when_copies_end_in_any_way(ends: list[tuple[int, str]]) -> None:
     """After every step the sum holds, and credit comes back with the last copy only."""
     ledger, sender = Ledger(), FakeSender()

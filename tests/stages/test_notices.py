@@ -115,16 +115,10 @@ def test_notices_keep_few_bytes_when_names_are_huge() -> None:
     assert lines[0] == "! unknown-recipient 一".encode() + b"x" * 63 + b"...: not logged in"
 
 
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from([("refused", "full"), ("refused", "gone"), ("unknown-recipient", "not_logged_in")]),
-            st.text(st.characters(), max_size=80),
-            st.integers(1, 9),
-        ),
-        max_size=120,
-    )
-)
+_KINDS = st.sampled_from([("refused", "full"), ("refused", "gone"), ("unknown-recipient", "not_logged_in")])
+
+
+@given(st.lists(st.tuples(_KINDS, st.text(st.characters(), max_size=80), st.integers(1, 9)), max_size=120))
 def test_notices_are_bounded_and_lose_no_count_when_names_are_hostile(
     added: list[tuple[tuple[str, str], str, int]],
 ) -> None:

@@ -11,15 +11,16 @@ from tests.stages.fakes import FakeSender
 def _parse(data: bytes, *, max_recipients: int = 3) -> tuple[Batch | None, FakeSender, Ledger]:
     ledger, sender = Ledger(), FakeSender()
     parse = Parse(LineCodec(max_recipients), ledger, rejection_words(max_recipients))
-    return parse(Block(sender, data, data.count(b"\n"))), sender, ledger
+    return parse(Block(sender, data, data.count(b"\n"), len(data) + 100)), sender, ledger
 
 
 def test_parse_makes_a_batch_when_lines_are_messages() -> None:
     """Copies are accepted, and the batch holds the credit of the whole block, empty lines included."""
     batch, sender, ledger = _parse(b"bob: a\nbob: b\n\nbob, eve: c\n")
     assert batch is not None
-    assert [(run.recipients, run.texts) for run in batch.runs] == [(("bob",), b"a\nb\n"), (("bob", "eve"), b"c\n")]
-    assert (batch.messages, batch.nbytes, batch.copies) == (4, 27, 4)
+    runs = [(run.recipients, run.texts) for run in batch.runs]
+    assert runs == [(("bob",), b"a\nb\n"), (("bob", "eve"), b"c\n")]
+    assert (batch.messages, batch.nbytes, batch.copies) == (4, 127, 4)
     assert ledger.accepted == 4
     assert sender.notices == []
     assert sender.given_back == []
@@ -29,7 +30,7 @@ def test_parse_returns_credit_when_nothing_is_to_be_routed() -> None:
     """A block of rejected and empty lines costs its sender no credit for longer than the call."""
     batch, sender, ledger = _parse(b"\nhello\n\r\n")
     assert batch is None
-    assert sender.given_back == [(3, 9)]
+    assert sender.given_back == [(3, 109)]
     assert ledger.accepted == 0
 
 

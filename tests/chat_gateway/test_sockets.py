@@ -1,0 +1,180 @@
+"""What is asked of real sockets and of the process' limits; nothing leaves this process."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import resource
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from chat_gateway.sockets import (
+    SHORTAGES,
+    is_peer_gone,
+    open_listening,
+    prepare_accepted,
+    raise_file_limit,
+    unsent_bytes,
+)
+from tests.chat_gateway.fakes import configured
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def tcp_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Both ends of a TCP connection on this machine, ours first."""
+    with open_listening("127.0.0.1", 0) as listening:
+        listening.setblocking(True)
+        with socket.create_connection(listening.getsockname()) as theirs:
+            ours, _ = listening.accept()
+            with ours:
+                yield ours, theirs
+
+
+def test_open_listening_does_not_block_when_nobody_comes() -> None:
+    """An accept loop must get control back; the port was chosen by the system."""
+    with open_listening("127.0.0.1", 0) as listening:
+        assert not listening.getblocking()
+        assert listening.getsockname()[1] > 0
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+
+
+def test_open_listening_takes_a_port_again_when_old_connections_linger_on_it() -> None:
+    """A restart must not wait for the kernel to forget closed connections."""
+    with tcp_pair() as (ours, _theirs):
+        port = ours.getsockname()[1]
+        ours.close()
+        open_listening("127.0.0.1", port).close()
+
+
+def test_open_listening_raises_and_leaves_nothing_open_when_the_port_is_taken() -> None:
+    """Two gateways on one port is an error that is seen; the socket that could not be bound is closed."""
+    with open_listening("127.0.0.1", 0) as first:
+        with pytest.raises(OSError, match="Address already in use") as raised:
+            open_listening("127.0.0.1", first.getsockname()[1])
+        assert raised.value.errno == errno.EADDRINUSE
+
+
+def test_prepare_accepted_sets_every_option_when_given_a_connection() -> None:
+    """It does not block, holds little, sends at once, and finds out about peers that vanish."""
+    tcp = configured(
+        "tcp.keepalive_idle_s=11",
+        "tcp.keepalive_interval_s=3",
+        "tcp.keepalive_probes=5",
+        "tcp.user_timeout_s=7",
+    ).tcp
+    with tcp_pair() as (ours, _theirs):
+        prepare_accepted(ours, 8192, tcp)
+        assert not ours.getblocking()
+        assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) in (8192, 2 * 8192)  # Linux doubles it
+        assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        options = {
+            socket.TCP_NODELAY: 1,
+            socket.TCP_KEEPIDLE: 11,
+            socket.TCP_KEEPINTVL: 3,
+            socket.TCP_KEEPCNT: 5,
+            socket.TCP_USER_TIMEOUT: 7000,
+        }
+        assert {name: ours.getsockopt(socket.IPPROTO_TCP, name) for name in options} == options
+
+
+def test_unsent_bytes_shrink_when_the_peer_reads() -> None:
+    """What the peer's kernel has no room for is counted, and less of it once the peer has read."""
+    with tcp_pair() as (ours, theirs):
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        assert unsent_bytes(ours) == 0
+        ours.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                ours.send(bytes(65_536))
+        before = unsent_bytes(ours)
+        assert before > 0
+        left = before
+        while left >= before:  # a window is opened in its own time
+            assert theirs.recv(65_536)
+            left = unsent_bytes(ours)
+
+
+def test_unsent_bytes_is_zero_when_the_socket_is_closed() -> None:
+    """Who asks late gets an answer, not an error."""
+    ours, theirs = socket.socketpair()
+    ours.close()
+    theirs.close()
+    assert unsent_bytes(ours) == 0
+
+
+def test_is_peer_gone_is_false_when_the_peer_is_there() -> None:
+    """Also when it has sent what nobody has read."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(b"unread")
+        assert not is_peer_gone(ours)
+
+
+@pytest.mark.parametrize("how", ["close", "shutdown"])
+def test_is_peer_gone_is_true_when_the_peer_has_closed_its_side(how: str) -> None:
+    """Seen without reading, so also behind bytes that nobody has read."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(b"unread")
+        if how == "close":
+            theirs.close()
+        else:
+            theirs.shutdown(socket.SHUT_WR)
+        assert is_peer_gone(ours)
+
+
+def test_shortages_have_a_hint_when_the_process_or_the_machine_is_short() -> None:
+    """These four and no others, each with what an operator can do."""
+    assert set(SHORTAGES) == {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+    assert "ulimit -n" in SHORTAGES[errno.EMFILE]
+    assert "fs.file-max" in SHORTAGES[errno.ENFILE]
+
+
+class FakeLimits:
+    """The limit of open files of a process."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, error: Exception | None = None
+    ) -> None:
+        self.soft, self.hard, self.error = soft, hard, error
+        self.sets = 0
+        monkeypatch.setattr(resource, "getrlimit", lambda _: (self.soft, self.hard))
+        monkeypatch.setattr(resource, "setrlimit", self.set)
+
+    def set(self, which: int, limits: tuple[int, int]) -> None:
+        assert which == resource.RLIMIT_NOFILE
+        self.sets += 1
+        if self.error is not None:
+            raise self.error
+        self.soft, self.hard = limits
+
+
+def test_raise_file_limit_raises_the_soft_limit_to_the_hard_one_when_lower(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The hard limit stays as it is."""
+    limits = FakeLimits(monkeypatch, 1024, 4096)
+    assert raise_file_limit() == 4096
+    assert (limits.soft, limits.hard) == (4096, 4096)
+
+
+def test_raise_file_limit_does_nothing_when_there_is_nothing_to_raise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal limits are left alone."""
+    limits = FakeLimits(monkeypatch, 4096, 4096)
+    assert raise_file_limit() == 4096
+    assert limits.sets == 0
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EPERM, "no"), ValueError("no")])
+def test_raise_file_limit_returns_what_holds_when_the_system_refuses(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refusal is no reason not to start."""
+    FakeLimits(monkeypatch, 1024, 4096, error)
+    assert raise_file_limit() == 1024
