@@ -26,6 +26,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.fairness import jain_index
 from bench.histogram import Histogram
 from bench.login import LoginError, open_sessions, raise_file_limit
 from bench.options import LoadOptions, parse_options
@@ -228,6 +229,7 @@ class Generator:
             "corrupt": sum(one.corrupt for one in expected),
             "notices": sum(one.notices for one in expected) + sum(one.notices for one in self._senders),
             "lost_connections": self._lost,
+            "fairness": round(jain_index([sender.resolved for sender in self._senders]), 4),
             "cpu_share": round(cpu_share, 3),
             "late_p50_us": round(lateness.quantile_us(0.5), 1),
             "late_p99_us": round(late_p99_us, 1),

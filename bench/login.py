@@ -33,8 +33,12 @@ def raise_file_limit(needed: int) -> None:
         raise LoginError(f"needs {needed + 32} open files, the hard limit is {hard} (see `ulimit -Hn`)")
 
 
-def open_sessions(poll: select.epoll, address: tuple[str, int], names: Sequence[str]) -> list[socket.socket]:
+def open_sessions(
+    poll: select.epoll, address: tuple[str, int], names: Sequence[str], *, receive_buffer_bytes: int = 0
+) -> list[socket.socket]:
     """Log every name in and return their sockets, non-blocking, registered for reading, in the order given.
+
+    A receive buffer of 0 bytes is one as the system makes it.
 
     Raises:
         LoginError: a connection was refused or closed, or no login was proved for 20 s.
@@ -45,7 +49,7 @@ def open_sessions(poll: select.epoll, address: tuple[str, int], names: Sequence[
         for name in names:
             while len(unproved) >= _MAX_UNPROVED:
                 _collect(poll, unproved)
-            sock = _connect(address)
+            sock = connect(address, receive_buffer_bytes=receive_buffer_bytes)
             opened.append(sock)
             sock.sendall(f"{name}\n{name}: ready\n".encode())
             sock.setblocking(False)
@@ -60,10 +64,24 @@ def open_sessions(poll: select.epoll, address: tuple[str, int], names: Sequence[
     return opened
 
 
-def _connect(address: tuple[str, int]) -> socket.socket:
+def connect(
+    address: tuple[str, int], *, receive_buffer_bytes: int = 0, source_host: str = ""
+) -> socket.socket:
+    """One connection, blocking, from `source_host` if one is given.
+
+    Raises:
+        LoginError: it was refused, or not taken for 20 s.
+    """
+    sock = socket.socket()
     try:
-        sock = socket.create_connection(address, timeout=_LOGIN_TIMEOUT_S)
+        sock.settimeout(_LOGIN_TIMEOUT_S)
+        if receive_buffer_bytes:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+        if source_host:
+            sock.bind((source_host, 0))
+        sock.connect(address)
     except OSError as error:
+        sock.close()
         raise LoginError(f"cannot connect to {address[0]}:{address[1]}: {error}") from error
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock

@@ -67,6 +67,11 @@ class Sender:
         # lines queued so far, sent or not
         self.queued = 0
 
+    @property
+    def resolved(self) -> int:
+        """Copies that were received so far."""
+        return self.queued * self.fanout - self.in_flight
+
     def room(self, window: int) -> int:
         """Lines that may be sent before `window` lines are in flight."""
         return (window * self.fanout - self.in_flight) // self.fanout

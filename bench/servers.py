@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import IO
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _READY_TIMEOUT_S = 20.0
 _STOP_TIMEOUT_S = 15.0  # above the gateway's own drain timeout
 _KEPT_LINES = 20  # of the server's output, to explain a failure
@@ -53,9 +55,15 @@ def parse_ready(line: str) -> tuple[str, int] | None:
 
 
 class Server:
-    """One running server; a context manager that stops it. Its output is read by a thread of its own."""
+    """One running server; a context manager that stops it. Its output is read by a thread of its own.
 
-    def __init__(self, command: list[str]) -> None:
+    Args:
+        command: starts it.
+        on_line: told each line of its output, in that thread.
+    """
+
+    def __init__(self, command: list[str], on_line: Callable[[str], None] | None = None) -> None:
+        self._on_line = on_line
         # where it listens
         self.address = ("", 0)
         # exit status once stopped; negative if it had to be killed
@@ -91,6 +99,8 @@ class Server:
         found = False
         for line in output:
             self._last_lines.append(line)
+            if self._on_line is not None:
+                self._on_line(line)
             if not found and (address := parse_ready(line)) is not None:
                 found = True
                 self._ready.put(address)
@@ -118,6 +128,14 @@ class Server:
     def pss_kib(self) -> int:
         """Proportional memory of the server and its descendants in KiB."""
         return sum(map(_pss_kib, _tree(self._process.pid)))
+
+    def resident_bytes(self) -> int:
+        """Resident memory of the server and its descendants; cheaper to ask for than the proportional one."""
+        return sum(map(_resident_bytes, _tree(self._process.pid)))
+
+    def open_files(self) -> int:
+        """Descriptors that the server and its descendants have open."""
+        return sum(map(_open_files, _tree(self._process.pid)))
 
     def settled_pss_kib(self) -> int:
         """Proportional memory once it has stopped growing, for a figure before the load."""
@@ -154,3 +172,17 @@ def _pss_kib(pid: int) -> int:
     except OSError:
         return 0
     return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
+    except OSError:
+        return 0
+
+
+def _open_files(pid: int) -> int:
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return 0

@@ -20,6 +20,8 @@ _MAX_IDLE = 4096
 
 
 class _Address:
+    """Made at its first connection, dropped after its last one once its rate need not be remembered."""
+
     __slots__ = ("bucket", "connections")
 
     def __init__(self) -> None:
@@ -33,36 +35,40 @@ class Addresses:
     def __init__(self, limits: LimitsConfig, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
         self._clock = clock
-        self._known: dict[str, _Address] = {}  # idle ones in the order in which they became so
-        self._idle: dict[str, None] = {}
+        self._known: dict[str, _Address] = {}
+        self._idle: dict[str, None] = {}  # of these, those without a connection, in the order they became so
 
     def enter(self, address: str) -> tuple[bool, float]:
         """Count a new connection. Returns whether it may stay, and for how many seconds not to read it.
 
-        Whether it may or not, `leave` must be called for it.
+        Whether it may or not, `leave` must be called for it. One that may not takes nothing from the rate.
         """
-        if not self._is_limited(address):
+        key = self._key(address)
+        if key is None:
             return True, 0.0
-        entry = self._known.get(address)
+        entry = self._known.get(key)
         if entry is None:
-            entry = self._known[address] = _Address()
-        self._idle.pop(address, None)
+            entry = self._known[key] = _Address()
+        self._idle.pop(key, None)
         entry.connections += 1
         limit = self._limits.connections_per_address
-        return not limit or entry.connections <= limit, self._delay_s(entry)
+        if limit and entry.connections > limit:
+            return False, 0.0
+        return self._pace(entry)
 
     def leave(self, address: str) -> None:
-        """A connection that was counted has ended."""
-        entry = self._known.get(address)
-        if entry is None:
+        """A connection has ended; one that could not be counted, since making it failed, changes nothing."""
+        key = self._key(address)
+        entry = self._known.get(key) if key is not None else None
+        if key is None or entry is None:
             return
         entry.connections -= 1
         if entry.connections:
             return
         if entry.bucket is None:
-            del self._known[address]
+            del self._known[key]
             return
-        self._idle[address] = None
+        self._idle[key] = None
         if len(self._idle) > _MAX_IDLE:
             oldest = next(iter(self._idle))
             del self._idle[oldest], self._known[oldest]
@@ -70,16 +76,29 @@ class Addresses:
     def __len__(self) -> int:
         return len(self._known)
 
-    def _is_limited(self, address: str) -> bool:
+    def _key(self, address: str) -> str | None:
+        """Under which name it is counted; None for one without limits."""
         limits = self._limits
         if not (limits.connections_per_address or limits.new_connections_per_s):
-            return False
-        return limits.limit_loopback or not ipaddress.ip_address(address.partition("%")[0]).is_loopback
+            return None
+        ip = ipaddress.ip_address(address)
+        if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+            ip = ip.ipv4_mapped  # the same host, through a listener for both kinds of addresses
+        return None if ip.is_loopback and not limits.limit_loopback else str(ip)
 
-    def _delay_s(self, entry: _Address) -> float:
-        rate = self._limits.new_connections_per_s
-        if not rate:
-            return 0.0
+    def _pace(self, entry: _Address) -> tuple[bool, float]:
+        """What `enter` returns, as far as the rate of new connections goes.
+
+        One that would not be read before its time to log in is over is turned away at once. So the debt of an
+        address is bounded, and a flood does not lock those out who share the address and come after it.
+        """
+        limits = self._limits
+        if not limits.new_connections_per_s:
+            return True, 0.0
         if entry.bucket is None:
-            entry.bucket = TokenBucket(rate, self._limits.new_connections_burst, self._clock)
-        return entry.bucket.take()
+            entry.bucket = TokenBucket(
+                limits.new_connections_per_s, limits.new_connections_burst, self._clock
+            )
+        if (1 - entry.bucket.level) / limits.new_connections_per_s >= limits.login_timeout_s:
+            return False, 0.0
+        return True, entry.bucket.take()

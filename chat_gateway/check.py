@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from chat_gateway.config import Section
+from chat_gateway.dead_letters import MAX_QUEUED_BYTES
 from chat_gateway.session import BLOCK_OVERHEAD_BYTES, LINE_OVERHEAD_BYTES
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ SHORTEST_LINE_BYTES = 3
 
 @dataclass(frozen=True, slots=True)
 class MemoryPart:
-    """One of the places where bytes of messages can be, for one connection at its worst."""
+    """One of the places where bytes of messages can be, at its worst."""
 
     name: str
     size_bytes: int
@@ -35,57 +36,57 @@ class MemoryPart:
 
 @dataclass(frozen=True, slots=True)
 class MemoryBound:
-    """The most memory that messages can take: parts of one connection, how many of these, the ceiling."""
+    """The most memory that messages can take: shared parts, parts of one connection, how many of these."""
 
+    shared: tuple[MemoryPart, ...]
     parts: tuple[MemoryPart, ...]
     connections: int
-    ceiling: MemoryPart
 
     @property
     def per_connection_bytes(self) -> int:
-        """The sum of the parts."""
+        """What one connection can hold beside the shared parts."""
         return sum(part.size_bytes for part in self.parts)
 
     @property
-    def uncapped_bytes(self) -> int:
-        """All connections at their worst at once, if there were no ceiling."""
+    def all_connections_bytes(self) -> int:
+        """All connections at their worst at once."""
         return self.per_connection_bytes * self.connections
 
     @property
     def total_bytes(self) -> int:
-        """The bound: the ceiling, unless the connections cannot even reach it."""
-        return min(self.uncapped_bytes, self.ceiling.size_bytes)
+        """The bound."""
+        return sum(part.size_bytes for part in self.shared) + self.all_connections_bytes
 
 
 def most_message_memory_bytes(config: Config) -> MemoryBound:
     """The bound on the memory of messages inside the gateway, which follows from the configuration alone.
 
-    A batch counts against its sender's credit and against the ceiling with its bytes, its objects, and
-    what encoding adds. What waits in the channels of the stages and in the outboxes is within the credit
-    of its senders, so it is no part of its own. What the ceiling does not count comes on top of it: the
-    unfinished lines, and what the transports hold.
+    `limits.max_buffered_bytes` bounds every batch that has a copy without an outcome, wherever that waits: in
+    a stage, in an outbox, parked, in a grace. The credits of the sessions are a share of it, and no bound of
+    their own, since what waits in a grace or behind an open breaker holds no credit. What it does not see
+    comes on top, for each connection: the unfinished line; the one read that each may have brought before
+    it is known that the bound is reached; and what the transport holds, which counts as delivered.
     """
     limits, outbox = config.limits, config.outbox
     lines = limits.max_read_bytes // SHORTEST_LINE_BYTES
     read = BLOCK_OVERHEAD_BYTES + limits.max_read_bytes + lines * LINE_OVERHEAD_BYTES
-    flush = max(outbox.send_buffer_bytes, read)
+    shared = [MemoryPart("messages in flight", limits.max_buffered_bytes, "limits.max_buffered_bytes")]
+    if config.dead_letters.path:
+        shared.append(MemoryPart("dead letters", MAX_QUEUED_BYTES, "that wait for the disk"))
     parts = (
-        MemoryPart("unfinished line", limits.max_line_bytes, "limits.max_line_bytes"),
         MemoryPart(
-            "credit", limits.max_inflight_bytes, "limits.max_inflight_bytes, wherever its copies wait"
+            "unfinished line",
+            limits.max_line_bytes + limits.max_read_bytes,
+            "limits.max_line_bytes, and the read that passes it",
         ),
+        MemoryPart("one read more", read, "limits.max_read_bytes of the shortest lines, once encoded"),
         MemoryPart(
-            "one read over the credit", read, "limits.max_read_bytes of the shortest lines, once encoded"
+            "one flush",
+            max(outbox.send_buffer_bytes, read),
+            "outbox.send_buffer_bytes, or all that one read brought",
         ),
-        MemoryPart("one flush", flush, "held by the transport: outbox.send_buffer_bytes, or one read"),
     )
-    uncounted = limits.max_connections * (limits.max_line_bytes + outbox.send_buffer_bytes)
-    ceiling = MemoryPart(
-        "ceiling",
-        limits.max_buffered_bytes + uncounted,
-        "limits.max_buffered_bytes, with unfinished lines and flushes on top",
-    )
-    return MemoryBound(parts, limits.max_connections, ceiling)
+    return MemoryBound(tuple(shared), parts, limits.max_connections)
 
 
 def physical_memory_bytes() -> int | None:
@@ -103,20 +104,22 @@ def report(config: Config, physical_bytes: int | None) -> str:
 
 
 def _memory_lines(bound: MemoryBound, physical_bytes: int | None) -> Iterator[str]:
-    yield "# The most memory that messages can take:"
+    """The bound as a sum: shared parts and all connections, with what one of these is made of."""
+    yield "# The most memory that messages can take, all at their worst at once:"
+    for part in bound.shared:
+        yield _memory_line(part.name, part.size_bytes, part.reason)
+    yield _memory_line(f"{bound.connections} connections", bound.all_connections_bytes, "each of them:")
     for part in bound.parts:
-        yield f"#   {part.name:<26}{_sized(part.size_bytes)}  {part.reason}"
-    yield f"#   {'for each connection':<26}{_sized(bound.per_connection_bytes)}"
-    yield f"#   {f'for {bound.connections} connections':<26}{_sized(bound.uncapped_bytes)}"
-    yield f"#   {bound.ceiling.name:<26}{_sized(bound.ceiling.size_bytes)}  {bound.ceiling.reason}"
-    yield f"#   {'at most, in all':<26}{_sized(bound.total_bytes)}"
+        yield _memory_line(f"  {part.name}", part.size_bytes, part.reason)
+    yield _memory_line("in all", bound.total_bytes, "and beside it the socket buffers of the kernel")
     if physical_bytes is not None and bound.total_bytes > physical_bytes:
         yield f"# Warning: that is more than the memory of this machine, {_readable(physical_bytes)}. Lower"
-        yield "# limits.max_buffered_bytes or limits.max_connections."
+        yield "# limits.max_connections, limits.max_read_bytes or limits.max_buffered_bytes."
 
 
-def _sized(size_bytes: int) -> str:
-    return f"{_readable(size_bytes):>10} {f'({size_bytes} bytes)':>22}"
+def _memory_line(name: str, size_bytes: int, reason: str) -> str:
+    exact = f"({size_bytes} bytes)"
+    return f"#   {name:<20} {_readable(size_bytes):>10} {exact:>20}  {reason}"
 
 
 def _readable(size_bytes: int) -> str:

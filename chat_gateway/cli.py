@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="chat-gateway",
     help="A chat server whose back-pressure reaches the sender's socket.",
-    epilog="\b\nIn one terminal, and in another one:\n  chat-gateway serve\n  chat-gateway connect alice",
+    epilog="\b\nTo try it, in two terminals:\n  chat-gateway serve\n  chat-gateway connect alice\n"
+    "\b\nAll keys that can be set, with their values:\n  chat-gateway check",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -29,7 +30,7 @@ app = typer.Typer(
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="A TOML file; without it the packaged defaults hold."),
+    typer.Option("--config", metavar="FILE", help="A TOML file; a key that is not in it has its default."),
 ]
 ListenOption = Annotated[
     list[str] | None,
@@ -45,16 +46,17 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Override any key of the file, such as stages.route.capacity=4096. May be repeated.",
+        help="Override any key of the file, such as stages.route.capacity=4096. May be repeated. "
+        "`chat-gateway check` prints all keys.",
     ),
 ]
 LogFormatOption = Annotated[
     Literal["auto", "json", "text"] | None,
-    typer.Option("--log-format", help="The form of the log; short for --set log.format=..."),
+    typer.Option("--log-format", help="The form of the log; auto is text on a terminal and json elsewhere."),
 ]
 LoopOption = Annotated[
     Literal["auto", "uvloop", "asyncio"] | None,
-    typer.Option("--loop", help="The event loop; short for --set runtime.loop=..."),
+    typer.Option("--loop", help="The event loop; auto is uvloop where it is installed."),
 ]
 
 
@@ -94,8 +96,13 @@ def serve(
 ) -> None:
     """Run the gateway until SIGTERM or Ctrl-C.
 
-    Environment variables such as CHAT_GATEWAY_STAGES__ROUTE__CAPACITY=4096 override the file;
-    options override both.
+    These drain it: what was accepted is delivered first. A second Ctrl-C ends it at once.
+
+    Environment variables override the file: CHAT_GATEWAY_ and the key, with __ for each dot, such as
+    CHAT_GATEWAY_STAGES__ROUTE__CAPACITY=4096. Options override both; --listen overrides --set.
+
+    The exit status is 0 when everything that was accepted had its outcome, 1 when shutdown.drain_timeout_s
+    ran out before that, 2 when it could not start.
     """
     effective = _load(config, listen, set_, log_format, loop)
     from chat_gateway.gateway import run_gateway
@@ -115,10 +122,10 @@ def check(
     log_format: LogFormatOption = None,
     loop: LoopOption = None,
 ) -> None:
-    """Print the configuration, or all that is wrong with it.
+    """Print the configuration, or what is wrong with it.
 
-    With it comes the most memory that messages can take under it. What is printed is a configuration file
-    itself. The exit status is 0, or 2 when something is wrong.
+    Below it stands the most memory that messages can take. What is printed is a configuration file
+    itself. The exit status is 0, also with a warning, or 2 when something is wrong.
     """
     effective = _load(config, listen, set_, log_format, loop)
     from chat_gateway.check import physical_memory_bytes, report
@@ -167,7 +174,7 @@ def _load(
 
 
 def _host_port(text: str) -> tuple[str, int]:
-    from chat_gateway.listen_address import split_host_port  #
+    from chat_gateway.listen_address import split_host_port
 
     try:
         host, port = split_host_port(text)

@@ -23,8 +23,8 @@ __all__ = ["Grace"]
 
 
 class _Kept(NamedTuple):
-    address: str
-    entries: list[Entry]
+    address: str  # where it was logged in
+    entries: list[Entry]  # oldest first
 
 
 class Grace:
@@ -44,19 +44,21 @@ class Grace:
     ) -> None:
         self._config = config
         self._on_expired = on_expired
-        self._kept: dict[str, _Kept] = {}
+        self._kept: dict[str, _Kept] = {}  # by login
         self._deadlines: Deadlines[str] = Deadlines(config.reconnect_grace_s, self._on_due, loop)
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def keep(self, login: str, address: str, outbox: Outbox) -> None:
-        """A session has left: keep what its outbox still had."""
+        """A session has left: keep what its outbox still had, the oldest first as far as it fits."""
         if not self._config.reconnect_grace_s:
             outbox.close(Refusal.GONE)
             return
         entries = outbox.detach(self._config.max_grace_bytes, Refusal.GONE)
-        if entries:
+        if login in self._kept:  # by a later session of that login, which ended before: it got newer ones
+            self._refuse(login, entries, Refusal.GONE)
+        elif entries:
             self._kept[login] = _Kept(address, entries)
             self._deadlines.start(login)
 
@@ -78,7 +80,7 @@ class Grace:
             self._end(login, reason)
 
     def close(self) -> None:
-        """Cancel the timer."""
+        """Cancel the timer; what is still kept has no outcome, so `end_all` comes first."""
         self._deadlines.close()
 
     def _on_due(self, login: str) -> None:
@@ -86,7 +88,9 @@ class Grace:
 
     def _end(self, login: str, reason: str) -> None:
         self._deadlines.stop(login)
-        entries = self._kept.pop(login).entries
+        self._refuse(login, self._kept.pop(login).entries, reason)
+
+    def _refuse(self, login: str, entries: list[Entry], reason: str) -> None:
         self._on_expired(login, entries)
         for _, copies, batch in entries:
             batch.refuse(copies, reason, login)

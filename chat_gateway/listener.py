@@ -85,8 +85,10 @@ class Listener:
         """Stop accepting, close the socket, and wait for connections that are just being opened.
 
         Whoever has connected by then is taken in first, as far as tokens and files allow: a close resets
-        those that still wait in the kernel's queue.
+        those that still wait in the kernel's queue. May be called twice.
         """
+        if self._is_closed:
+            return
         self._is_closed = True
         self._stop_accepting()
         for _ in range(BACKLOG // _MAX_ACCEPTS):  # a queue's length: new ones may come all the time

@@ -8,8 +8,9 @@
  4. After `reset_timeout_s` one probe looks whether it moves, and risks no copy. If so the breaker closes.
  5. Stuck for `evict_after_s` in all: its owner is told to close it.
 
-Progress is `min_progress_bytes` that left the machine, or an outbox that has emptied. A writer that moves
-again at any step goes back to the ground. Nothing here runs for a writer that is not paused.
+Progress is `min_progress_bytes` that left the machine within `write_timeout_s`, or an outbox that has
+emptied; it is looked for at the end of each wait. A writer that moves again at any step goes back to the
+ground. For a writer that is not paused nothing runs, but for a timer that has not noticed yet.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ import random as chance
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from retry.breaker import Breaker
 from retry.policy import RetryPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from retry.budget import RetryBudget
 
@@ -37,7 +38,7 @@ class LadderSettings:
     """The heights of the steps, the same for all outboxes of a worker."""
 
     write_timeout_s: float  # without progress: one failure
-    min_progress_bytes: int  # less than this that left the machine is no progress
+    min_progress_bytes: int  # fewer that left the machine within `write_timeout_s` are no progress
     evict_after_s: float  # without progress in all
     fail_max: int  # failures that open the breaker
     reset_timeout_s: float  # from opening to the probe
@@ -84,7 +85,7 @@ class Ladder:
         settings: LadderSettings,
         budget: RetryBudget,
         *,
-        call_later: Callable[[float, Callable[[], None]], asyncio.TimerHandle],
+        call_later: Callable[[float, Callable[[], None]], asyncio.Handle],
         on_change: Callable[[str, str], None],
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -98,6 +99,7 @@ class Ladder:
         self.random = random
         self.evictions = 0  # outboxes that were stuck for too long, ever
         self.retries = 0  # waits that were repeated, ever
+        self.watches: set[Watch] = set()  # of outboxes that have paused and are not closed
         self.policy = RetryPolicy(
             attempts=settings.fail_max,
             base_delay_s=settings.base_delay_s,
@@ -105,7 +107,6 @@ class Ladder:
         )
         self._on_change = on_change
         self._flushes = 0  # of all outboxes, as last noted in the budget
-        self._breakers: set[Breaker] = set()  # of outboxes that are not closed
         self._tasks: set[asyncio.Task[None]] = set()
 
     def note_flushes(self, total: int) -> None:
@@ -115,39 +116,32 @@ class Ladder:
 
     def breakers(self) -> Counter[str]:
         """How many outboxes have a breaker, by its state; one that never had trouble has none."""
-        return Counter(breaker.state for breaker in self._breakers)
+        return Counter(watch.breaker.state for watch in self.watches if watch.breaker is not None)
 
     def make_breaker(self, climber: Climber) -> Breaker:
         """The breaker of an outbox, at its first trouble."""
-        breaker = Breaker(
+        return Breaker(
             fail_max=self.settings.fail_max,
             reset_timeout_s=self.settings.reset_timeout_s,
             clock=self.clock,
             on_change=lambda _, state: self._on_change(climber.name, state),
         )
-        self._breakers.add(breaker)
-        return breaker
 
-    def drop_breaker(self, breaker: Breaker) -> None:
-        """Its outbox has closed."""
-        self._breakers.discard(breaker)
-
-    def run(self, climb: Awaitable[None]) -> asyncio.Task[None]:
+    def run(self, climb: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Have a climb run by a task that is awaited at the end."""
-        task = asyncio.ensure_future(climb)
+        task = asyncio.create_task(climb)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     async def aclose(self) -> None:
-        """End every climb and wait for it."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """End every watch and wait for their climbs."""
+        for watch in list(self.watches):
+            watch.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
-class NoProgressError(Exception):
+class _NoProgressError(Exception):
     """The writer stood still for a whole wait."""
 
 
@@ -158,130 +152,164 @@ class _StuckTooLongError(Exception):
 class Watch:
     """Watches one outbox from its first pause on; made by it, and closed with it."""
 
-    __slots__ = ("_breaker", "_climber", "_ladder", "_mark", "_moved_at", "_task", "_timer")
+    __slots__ = (
+        "_climber",
+        "_has_emptied",
+        "_is_closed",
+        "_is_moving",
+        "_ladder",
+        "_mark",
+        "_moved_at",
+        "_task",
+        "_timer",
+        "breaker",
+    )
 
     def __init__(self, climber: Climber, ladder: Ladder) -> None:
+        self.breaker: Breaker | None = None  # from the first trouble on
         self._climber = climber
         self._ladder = ladder
-        self._breaker: Breaker | None = None  # from the first trouble on
-        self._mark = 0  # bytes that had left at the last progress
-        self._moved_at = 0.0  # when that was
-        self._timer: asyncio.TimerHandle | None = None  # ends the first wait
+        self._mark = 0  # bytes that had left at the last look
+        self._has_emptied = False  # at some time since the last look
+        self._is_moving = False  # there was progress at the last look
+        self._moved_at = 0.0  # when it was seen to move last
+        self._timer: asyncio.Handle | None = None  # ends the first wait
         self._task: asyncio.Task[None] | None = None  # climbs, from the first failure on
+        self._is_closed = False
+        ladder.watches.add(self)
 
     def begin(self) -> None:
         """The writer has paused: look after `write_timeout_s`, unless it is watched already."""
-        if self._timer is None and self._task is None:
-            self._note_progress()
+        if self._timer is None and self._task is None and not self._is_closed:
+            self._mark = self._climber.left_bytes
+            self._has_emptied = False
+            self._moved_at = self._ladder.clock()
             self._set_timer()
 
+    def note_emptied(self) -> None:
+        """The outbox has emptied; it may be full again when it is looked at."""
+        self._has_emptied = True
+
     def close(self) -> None:
-        """The outbox has closed."""
+        """The outbox has closed. May be called twice."""
+        self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._task is not None and self._task is not asyncio.current_task():
+        if self._task is not None:
             self._task.cancel()
-        if self._breaker is not None:
-            self._ladder.drop_breaker(self._breaker)
+        self._ladder.watches.discard(self)
 
     def _set_timer(self) -> None:
         self._timer = self._ladder.call_later(self._ladder.settings.write_timeout_s, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
-        if not self._has_moved():
+        self._look()
+        if not self._is_moving:
             self._task = self._ladder.run(self._climb())
         elif not self._climber.has_emptied:
             self._set_timer()
 
-    def _note_progress(self) -> None:
-        self._mark = self._climber.left_bytes
-        self._moved_at = self._ladder.clock()
-
-    def _has_moved(self) -> bool:
-        """Whether there was progress since it was last noted; notes it."""
-        moved = self._climber.left_bytes - self._mark
-        if moved < self._ladder.settings.min_progress_bytes and not self._climber.has_emptied:
-            return False
-        self._note_progress()
-        return True
+    def _look(self) -> None:
+        """See whether it has moved since the last look. What drips has not, however long it does so."""
+        left_bytes = self._climber.left_bytes
+        has_emptied = self._has_emptied or self._climber.has_emptied
+        self._is_moving = (
+            has_emptied or left_bytes - self._mark >= self._ladder.settings.min_progress_bytes
+        )
+        self._mark = left_bytes
+        self._has_emptied = False
+        if self._is_moving:
+            self._moved_at = self._ladder.clock()
 
     async def _climb(self) -> None:
         """From the first failure until the writer moves or is evicted."""
-        breaker = self._breaker = self._breaker or self._ladder.make_breaker(self._climber)
+        is_stuck = False
         try:
-            try:
-                await self._wait_with_retries(breaker)
-            except NoProgressError:
-                breaker.trip()  # already open when the failures did it, not when the budget was spent
-                self._climber.refuse_all()
-                await self._probe_until_it_moves(breaker)
-                self._climber.accept_again()
+            await self._climb_until_it_moves()
         except _StuckTooLongError:
-            self._ladder.evictions += 1
-            self._climber.evict()
-            return
+            is_stuck = True
         finally:
             self._task = None
-        if not self._climber.has_emptied:
+        if is_stuck:
+            self._ladder.evictions += 1
+            self._climber.evict()
+        elif not self._climber.has_emptied:
             self._set_timer()
 
-    async def _wait_with_retries(self, breaker: Breaker) -> None:
+    async def _climb_until_it_moves(self) -> None:
+        if self.breaker is None:
+            self.breaker = self._ladder.make_breaker(self._climber)
+        if await self._moves_when_retried(self.breaker):
+            return
+        self.breaker.trip()  # already open when the failures did it, not when the budget was spent
+        self._climber.refuse_all()
+        await self._probe_until_it_moves(self.breaker)
+        self._climber.accept_again()
+
+    async def _moves_when_retried(self, breaker: Breaker) -> bool:
+        """Wait again and again, as long as failures and budget allow; whether it moved."""
         is_first = True
 
         async def wait() -> None:
             nonlocal is_first
             if is_first:  # the timer has waited already
                 is_first = False
-            else:
+            elif not self._is_moving:
                 await self._wait(self._ladder.settings.write_timeout_s)
-                if self._has_moved():
-                    breaker.record_success()
-                    return
-            breaker.record_failure()
-            raise NoProgressError
+            if not self._is_moving:
+                breaker.record_failure()
+                raise _NoProgressError
+            breaker.record_success()
 
-        await self._ladder.policy.run(
-            wait,
-            retry_on=(NoProgressError,),
-            budget=self._ladder.budget,
-            sleep=self._wait,
-            random=self._ladder.random,
-            clock=self._ladder.clock,
-            on_retry=self._on_retry,
-        )
+        try:
+            await self._ladder.policy.run(
+                wait,
+                retry_on=(_NoProgressError,),
+                budget=self._ladder.budget,
+                sleep=self._wait,
+                random=self._ladder.random,
+                clock=self._ladder.clock,
+                on_retry=self._on_retry,
+            )
+        except _NoProgressError:
+            return False
+        return True
 
     async def _probe_until_it_moves(self, breaker: Breaker) -> None:
         """One probe after each `reset_timeout_s`: it only looks, for as long as one write may take."""
         while True:
-            await self._wait(breaker.retry_in_s)
-            if not breaker.try_probe():
-                continue
-            has_moved = self._has_moved()
+            while not breaker.try_probe():
+                await self._wait(breaker.retry_in_s)
             try:
-                if not has_moved:
+                if not self._is_moving:
                     await self._wait(self._ladder.settings.write_timeout_s)
-                    has_moved = self._has_moved()
             except asyncio.CancelledError:
                 breaker.abandon_probe()
                 raise
-            if has_moved:
+            if self._is_moving:
                 breaker.record_success()
                 return
             breaker.record_failure()
 
     async def _wait(self, seconds: float) -> None:
-        """Wait, but no longer than until it would have to be evicted.
+        """Wait until it moves, but no longer than this; looks every `write_timeout_s` and at the end.
 
         Raises:
-            _StuckTooLongError: there was no progress for `evict_after_s`.
+            _StuckTooLongError: there was no progress for `evict_after_s`; raised at that time.
         """
-        ladder = self._ladder
-        left_s = self._moved_at + ladder.settings.evict_after_s - ladder.clock()
-        await ladder.sleep(max(min(seconds, left_s), 0.0))
-        if seconds >= left_s and not self._has_moved():
-            raise _StuckTooLongError
+        settings, clock = self._ladder.settings, self._ladder.clock
+        ends_at = clock() + seconds
+        while (left_s := ends_at - clock()) > 0.0:
+            evict_in_s = self._moved_at + settings.evict_after_s - clock()
+            step_s = min(left_s, settings.write_timeout_s, evict_in_s)
+            await self._ladder.sleep(step_s)
+            self._look()
+            if self._is_moving:
+                return
+            if step_s == evict_in_s:
+                raise _StuckTooLongError
 
     def _on_retry(self, _number: int, _error: BaseException, _delay_s: float) -> None:
         self._ladder.retries += 1

@@ -30,7 +30,6 @@ _BLANK = b" \t"
 # the dict: room for some 30,000 lists of one name. A client that sends ever new lists gets no more.
 _MAX_CACHE_BYTES = 8 << 20
 _DICT_PLACE_BYTES = 150
-_CACHED_HEAD_BYTES = 4096
 
 
 class Parsed(NamedTuple):
@@ -186,8 +185,6 @@ class LineCodec:
         return recipients
 
     def _keep(self, head: bytes, recipients: tuple[str, ...]) -> None:
-        if len(head) > _CACHED_HEAD_BYTES:
-            return
         sizes = sum(map(sys.getsizeof, recipients))
         nbytes = _DICT_PLACE_BYTES + sys.getsizeof(head) + sys.getsizeof(recipients) + sizes
         self.cache_bytes += nbytes

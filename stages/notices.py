@@ -35,7 +35,7 @@ class Notices:
         """Count `count` more of its kind; beyond `MAX_NAMES` kinds the name is left out."""
         name = name[: MAX_LOGIN_BYTES + 1]  # no more is kept than is shown, and that it was longer
         key = (word, name, reason)
-        if name and key not in self._pending and len(self._pending) >= MAX_NAMES:
+        if key not in self._pending and len(self._pending) >= MAX_NAMES:
             key = (word, "", reason)
         self._pending[key] = self._pending.get(key, 0) + count
 

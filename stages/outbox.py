@@ -128,8 +128,8 @@ class Outbox:
             self._take(entry, is_fanout=is_fanout)
 
     def notify(self, word: str, reason: str, *, name: str = "", count: int = 1) -> None:
-        """Send a Notice with the next flush, merged with its like."""
-        if self._refusing is not None:
+        """Send a Notice with the next flush, merged with its like; kept also while the breaker is open."""
+        if self._refusing not in (None, Refusal.BREAKER_OPEN):
             return
         if self._notices is None:
             self._notices = Notices()
@@ -182,6 +182,8 @@ class Outbox:
                 self._let_in()
         if self._stalled and self.pending_bytes <= self._settings.low_watermark_bytes:
             self._unstall()
+        if self._watch is not None and self.has_emptied:
+            self._watch.note_emptied()
         if self.on_empty is not None and self.is_empty:
             self.on_empty()
 

@@ -29,10 +29,10 @@ def tcp_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     """Both ends of a TCP connection on this machine, ours first."""
     with open_listening("127.0.0.1", 0) as listening:
         listening.setblocking(True)
-        with socket.create_connection(listening.getsockname()) as theirs:
-            ours, _ = listening.accept()
-            with ours:
-                yield ours, theirs
+        theirs = socket.create_connection(listening.getsockname())
+        ours, _ = listening.accept()
+    with ours, theirs:
+        yield ours, theirs
 
 
 def test_open_listening_does_not_block_when_nobody_comes() -> None:
@@ -164,7 +164,7 @@ def test_raise_file_limit_raises_the_soft_limit_to_the_hard_one_when_lower(
     assert (limits.soft, limits.hard) == (4096, 4096)
 
 
-def test_raise_file_limit_does_nothing_when_there_is_nothing_to_raise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_raise_file_limit_does_nothing_when_both_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Equal limits are left alone."""
     limits = FakeLimits(monkeypatch, 4096, 4096)
     assert raise_file_limit() == 4096

@@ -1,4 +1,4 @@
-"""One worker without sockets: the stages wired, and errors of a stage or a writer that cost only their own."""
+"""One worker without sockets: the wired stages, and what an error of a stage or a writer costs."""
 
 from __future__ import annotations
 

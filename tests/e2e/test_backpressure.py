@@ -196,6 +196,8 @@ async def test_sender_runs_at_the_pace_of_its_recipient_when_that_reads_slowly()
         *("--set", "outbox.max_outbox_bytes=8192", "--set", "outbox.high_watermark_bytes=4096"),
         *("--set", "outbox.low_watermark_bytes=1024", "--set", "outbox.send_buffer_bytes=4096"),
         *("--set", "limits.max_line_bytes=512", "--set", "limits.max_read_bytes=1024"),
+        # Credit without end, so that it is the stall that holds the sender back.
+        *("--set", "limits.max_inflight_bytes=1000000000", "--set", "limits.max_inflight_messages=1000000"),
     ) as gateway:
         slow = await RawPeer.login(gateway.port, "slow", receive_buffer_bytes=4096)
         pusher = await RawPeer.login(gateway.port, "pusher", send_buffer_bytes=BUFFER_BYTES)

@@ -29,6 +29,7 @@ SMALL_OUTBOXES = [
 QUICK_BREAKER = ["--set=outbox.write_timeout_s=0.1", "--set=breaker.fail_max=1"]
 STUCK_LINES = 400
 STUCK_TEXT = b"x" * 4000
+UNKNOWN = re.compile(rb"! unknown-recipient stuck: (?:(\d+) messages, )?not logged in\n")
 
 
 @contextlib.asynccontextmanager
@@ -90,16 +91,25 @@ async def test_gateway_refuses_with_a_count_when_a_breaker_is_open() -> None:
     assert delivered.count(b"\n") == STUCK_LINES - refused
 
 
-async def test_gateway_refuses_with_a_count_when_a_recipient_leaves_before_it_has_read() -> None:
-    """Copies that waited for someone who then goes are reported to their sender, who runs on."""
-    async with open_room(*SMALL_OUTBOXES) as room:
-        alice = await room.login("alice")
+@pytest.mark.parametrize("grace_s", [0, 0.2])
+async def test_gateway_refuses_with_a_count_when_a_recipient_leaves_before_it_has_read(
+    grace_s: float,
+) -> None:
+    """Every copy that waited for someone who then goes is told to its sender, at once or after the grace."""
+    async with open_room(*SMALL_OUTBOXES, f"--set=outbox.reconnect_grace_s={grace_s}") as room:
+        alice = await room.login("alice")  # her line to herself there is the first copy
         async with stuck_recipient(room):
-            alice.send((b"stuck: " + STUCK_TEXT + b"\n") * STUCK_LINES + b"alice: end\n")
+            alice.send((b"stuck: " + STUCK_TEXT + b"\n") * STUCK_LINES)
             await room.gateway.wait_record("metrics", lambda record: record["outbox"]["paused"] == 1)
+        metrics = await room.gateway.wait_record(
+            "metrics", lambda record: record["accepted"] == STUCK_LINES + 1 and record["in_flight"] == 0
+        )
+        alice.send(b"alice: end\n")
         notices = await lines_until(alice, b"from alice: end\n")
-    unknown = re.compile(rb"! unknown-recipient stuck: (\d+ messages, )?not logged in\n")
-    assert refused_copies(unknown.sub(b"", notices), b"gone") > 0
+    late = sum(int(count or b"1") for count in UNKNOWN.findall(notices))  # read after the recipient had gone
+    gone = refused_copies(UNKNOWN.sub(b"", notices), b"gone")
+    assert gone > 0
+    assert metrics["delivered"] == STUCK_LINES + 1 - gone - late
 
 
 @pytest.mark.parametrize(

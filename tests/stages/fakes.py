@@ -11,7 +11,18 @@ from stages.outbox import Entry, Outbox, OutboxSettings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FakeSender", "FakeWriter", "Turns", "entry_of", "open_outbox", "run_of"]
+__all__ = [
+    "OUTBOX_SETTINGS",
+    "FakeOwner",
+    "FakeSender",
+    "FakeWriter",
+    "Turns",
+    "World",
+    "entry_of",
+    "open_outbox",
+    "run_of",
+    "sized",
+]
 
 
 class FakeSender:
@@ -119,3 +130,49 @@ def entry_of(sender: FakeSender, ledger: Ledger, payload: bytes, copies: int = 1
     """An entry that is a whole batch."""
     run = Run(("bob",), b"\n" * copies, copies)
     return payload, copies, Batch(sender, [run], messages=copies, nbytes=len(payload), ledger=ledger)
+
+
+OUTBOX_SETTINGS = OutboxSettings(
+    max_outbox_bytes=100, high_watermark_bytes=60, low_watermark_bytes=20, max_flush_bytes=50
+)
+
+
+class World:
+    """One outbox, its writer, and what surrounds them."""
+
+    def __init__(self, settings: OutboxSettings = OUTBOX_SETTINGS) -> None:
+        self.ledger = Ledger()
+        self.turns = Turns()
+        self.outbox, self.writer = open_outbox(settings, self.ledger, self.turns)
+        self.alice, self.eve = FakeSender("alice"), FakeSender("eve")
+
+    def offer(self, sender: FakeSender, payload: bytes, *, is_fanout: bool = False) -> None:
+        self.outbox.offer(entry_of(sender, self.ledger, payload), is_fanout=is_fanout)
+        assert self.ledger.is_balanced
+
+    def let_through_one_by_one(self) -> list[bytes]:
+        """What leaves, write by write, while the peer reads slowly."""
+        self.writer.is_stuck = True
+        before = len(self.writer.calls)
+        for _ in range(100):
+            self.writer.let_one_through()
+            self.turns.end()
+        return self.writer.calls[before:]
+
+
+def sized(name: str, nbytes: int) -> bytes:
+    return name.encode().ljust(nbytes - 1, b".") + b"\n"
+
+
+class FakeOwner:
+    """A connection that only counts."""
+
+    def __init__(self, unsent_bytes: int = 0) -> None:
+        self.evictions = 0
+        self._unsent_bytes = unsent_bytes
+
+    def unsent_bytes(self) -> int:
+        return self._unsent_bytes
+
+    def evict(self) -> None:
+        self.evictions += 1

@@ -100,9 +100,9 @@ def test_normalised_takes_linear_time_when_marks_are_piled_up() -> None:
         name = "a" + "\u0301" * marks + "\u0316" * marks
         best = 1e9
         for _ in range(3):
-            began = time.perf_counter()
+            began = time.thread_time()
             normalised(name)
-            best = min(best, time.perf_counter() - began)
+            best = min(best, time.thread_time() - began)
         return best
 
     assert seconds(4000) < 10 * seconds(40)  # quadratic: 10,000 times

@@ -1,0 +1,194 @@
+"""Recipients that never read, and senders that push at them at a fixed rate, in one process and one thread.
+
+A sender whose socket takes nothing leaves out what is due meanwhile and does not make up for it, so the rate
+is never above the one asked for. Senders read what the gateway says to them; recipients read nothing after
+their login has been proved, and learn that they were closed from the reset of their connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bench.histogram import Histogram
+from bench.login import open_sessions
+from bench.peers import ReadBuffer
+from bench.schedule import OpenLoop
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from bench.report import Figures
+
+_RECEIVE_BUFFER_BYTES = 2048
+_MAX_BURST = 64  # lines that one sender sends at once after a delay of the generator; the rest is left out
+_MAX_EVENTS = 1024
+_MAX_WAIT_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class StuckOptions:
+    """Sizes in bytes, times in seconds, `rate_per_s` in all; sender i writes to recipient i mod n."""
+
+    address: tuple[str, int]
+    senders: int = 200
+    recipients: int = 200
+    rate_per_s: float = 20_000.0
+    text_bytes: int = 1024
+    burst: int = 1  # lines that a sender sends at once
+    seconds: float = 60.0
+
+
+class _Pusher:
+    """One sender; made and closed by `Stuck`."""
+
+    __slots__ = ("left_out", "line_bytes", "lines", "pushed", "rest", "sock")
+
+    def __init__(self, sock: socket.socket, line: bytes) -> None:
+        self.sock = sock
+        self.line_bytes = len(line)
+        self.lines = memoryview(line * _MAX_BURST)
+        # what is missing of a line of which the kernel took a part
+        self.rest = self.lines[:0]
+        # lines of which the kernel took everything
+        self.pushed = 0
+        # lines that were due while it took nothing
+        self.left_out = 0
+
+    def push(self, lines: int) -> None:
+        """Send so many lines now, or as many as the kernel takes.
+
+        Raises:
+            ConnectionError: the gateway closed the connection.
+        """
+        try:
+            if self.rest:
+                self._finish_line()
+            sent = self.sock.send(self.lines[: min(lines, _MAX_BURST) * self.line_bytes])
+        except BlockingIOError:
+            self.left_out += lines
+            return
+        whole, part = divmod(sent, self.line_bytes)
+        if part:
+            self.rest = self.lines[part : self.line_bytes]
+        self.pushed += whole
+        self.left_out += lines - whole - (part > 0)
+
+    def _finish_line(self) -> None:
+        self.rest = self.rest[self.sock.send(self.rest) :]
+        if self.rest:
+            raise BlockingIOError
+        self.pushed += 1
+
+
+class Stuck:
+    """All senders and recipients of one run; made, run and closed by `run_stuck`."""
+
+    def __init__(self, options: StuckOptions, poll: select.epoll) -> None:
+        self._options = options
+        self._poll = poll
+        names = [f"stuck{i}" for i in range(options.recipients)]
+        self._recipients = open_sessions(
+            poll, options.address, names, receive_buffer_bytes=_RECEIVE_BUFFER_BYTES
+        )
+        for sock in self._recipients:
+            poll.modify(sock, 0)  # never read: only a reset is told of
+        pushers = open_sessions(poll, options.address, [f"pusher{i}" for i in range(options.senders)])
+        self._pushers = [
+            _Pusher(sock, f"{names[i % len(names)]}: ".encode() + b"x" * options.text_bytes + b"\n")
+            for i, sock in enumerate(pushers)
+        ]
+        self._socks_by_fd = {sock.fileno(): sock for sock in (*self._recipients, *pushers)}
+        self._is_recipient = {sock.fileno() for sock in self._recipients}
+        self._buffer = ReadBuffer()
+        self._begun_s = 0.0
+        # when each recipient was reset, in seconds from the first message on
+        self._reset_after_s: list[float] = []
+        # senders that were closed; none should be
+        self._lost_senders = 0
+        # Notices that senders got
+        self._notices = 0
+        # how long after it was due each burst was sent
+        self._lateness = Histogram()
+
+    def close(self) -> None:
+        """Close all connections, those of recipients with what they never read."""
+        for sock in self._socks_by_fd.values():
+            sock.close()
+
+    def run(self) -> None:
+        """Push for the time asked."""
+        options = self._options
+        self._begun_s = time.perf_counter()
+        schedule = OpenLoop(options.rate_per_s / options.burst, options.senders, self._begun_s)
+        end_s = self._begun_s + options.seconds
+        while (now_s := time.perf_counter()) < end_s:
+            for index, lines, due_s in schedule.release(now_s):
+                self._push(self._pushers[index], lines * options.burst, due_s)
+            self._read(min(end_s, schedule.next_due_s()) - time.perf_counter())
+
+    def _push(self, pusher: _Pusher, lines: int, due_s: float) -> None:
+        if pusher.sock.fileno() < 0:
+            return
+        self._lateness.add(time.perf_counter() - due_s)
+        try:
+            pusher.push(lines)
+        except OSError:
+            self._lose(pusher.sock.fileno())
+
+    def _read(self, timeout_s: float) -> None:
+        if timeout_s > 0:  # epoll rounds up to milliseconds, select is exact
+            select.select([self._poll], [], [], min(timeout_s, _MAX_WAIT_S))
+        for fd, _ in self._poll.poll(0, _MAX_EVENTS):
+            try:
+                if fd in self._is_recipient:
+                    raise ConnectionResetError
+                self._notices += bytes(self._buffer.read(self._socks_by_fd[fd])).count(b"\n")
+            except OSError:
+                self._lose(fd)
+
+    def _lose(self, fd: int) -> None:
+        if fd in self._is_recipient:
+            self._reset_after_s.append(time.perf_counter() - self._begun_s)
+        else:
+            self._lost_senders += 1
+        sock = self._socks_by_fd[fd]
+        with contextlib.suppress(OSError):
+            self._poll.unregister(sock)
+        sock.close()
+
+    def figures(self) -> Figures:
+        """What was pushed, and what became of the recipients."""
+        took_s = time.perf_counter() - self._begun_s
+        return {
+            "recipients": self._options.recipients,
+            "reset": len(self._reset_after_s),
+            "not_reset": self._options.recipients - len(self._reset_after_s),
+            "reset_first_s": round(min(self._reset_after_s, default=0.0), 2),
+            "reset_last_s": round(max(self._reset_after_s, default=took_s), 2),
+            "pushed": sum(pusher.pushed for pusher in self._pushers),
+            "left_out": sum(pusher.left_out for pusher in self._pushers),
+            "notices": self._notices,
+            "lost_senders": self._lost_senders,
+            "late_p99_us": round(self._lateness.quantile_us(0.99), 1),
+        }
+
+
+def run_stuck(options: StuckOptions, on_begun: Callable[[], None]) -> Figures:
+    """Log everybody in, call `on_begun`, push, and return the figures.
+
+    Raises:
+        LoginError: a connection could not be opened or did not prove its login.
+    """
+    with select.epoll() as poll:  # opened before the sockets: `select` takes low descriptors only
+        stuck = Stuck(options, poll)
+        try:
+            on_begun()
+            stuck.run()
+            return stuck.figures()
+        finally:
+            stuck.close()

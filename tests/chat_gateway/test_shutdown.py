@@ -1,0 +1,203 @@
+"""The orderly end of a worker in virtual time: every accepted copy has an outcome, and it ends in time."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from chat_gateway.disconnect import Disconnect
+from tests.chat_gateway.fakes import FakeGateway, FakeListening, FakeSocket, passed, turns, virtual_time
+
+NOTICE = b"! shutdown the gateway stops\n"
+
+
+def running(*sets: str, listening: tuple[FakeListening, ...] = ()) -> FakeGateway:
+    """A gateway to be drained, whose stages run already."""
+    gateway = FakeGateway(*sets, listening=listening, is_started=False)
+    gateway.worker.topology.start()
+    gateway.worker.topology.start = lambda: None  # type: ignore[method-assign]  # serve would start them again
+    return gateway
+
+
+@virtual_time
+async def test_drain_delivers_what_was_accepted_and_tells_everybody() -> None:
+    """Lines that were read are delivered, then the Notice, then an orderly close; nothing is left."""
+    gateway = running()
+    alice, bob, stranger = gateway.login("alice"), gateway.login("bob"), gateway.connect()
+    alice.send(b"bob: last words\n")
+    report = await gateway.drained()
+    assert bob.take() == b"from alice: last words\n" + NOTICE
+    assert (alice.take(), stranger.take()) == (NOTICE, NOTICE)
+    assert all(not peer.transport.is_aborted and peer.transport.is_lost for peer in (alice, bob, stranger))
+    assert report.undelivered == 0
+    assert gateway.connections.closed == {"shutdown": 3}
+    assert gateway.tokens.in_use == 0
+    assert gateway.log.found("gateway.draining") == [{"sessions": 2, "in_flight": 0}]
+
+
+@virtual_time
+async def test_drain_closes_listeners_first_and_tells_who_was_just_accepted() -> None:
+    """Nobody is accepted while it drains, and nobody who was is left without a word."""
+    listening = FakeListening()
+    gateway = running(listening=(listening,))
+    gateway.worker.listeners[0].start()
+    listening.arrive(FakeSocket())
+    await turns(1)
+    await gateway.drained()
+    assert listening.is_closed
+    assert gateway.connections.accepted == 1
+    assert gateway.connections.closed == {"shutdown": 1}
+
+
+@virtual_time
+async def test_drain_reads_nothing_more_when_it_has_begun() -> None:
+    """What comes afterwards is thrown away, not routed."""
+    gateway = running()
+    alice = gateway.login("alice")
+    bob = await gateway.stuck("bob", alice)
+    alice.send(b"bob: before\n")
+    drained = gateway.loop.create_task(gateway.drained())
+    await passed(0.1)
+    accepted = gateway.ledger.accepted
+    assert not alice.is_read
+    alice.send(b"bob: after\n")
+    bob.unstick()
+    await drained
+    assert gateway.ledger.accepted == accepted
+    assert bob.take() == b"from alice: first\nfrom alice: before\n" + NOTICE
+
+
+@virtual_time
+async def test_drain_gives_a_writer_up_when_it_makes_no_progress() -> None:
+    """After `write_timeout_s` its copies are refused as shutdown, and that is no failure."""
+    gateway = running("outbox.write_timeout_s=2", "shutdown.drain_timeout_s=60", "breaker.fail_max=100")
+    alice = gateway.login("alice")
+    bob = await gateway.stuck("bob", alice)
+    alice.send(b"bob: 1\nbob: 2\n")
+    await turns()
+    report = await gateway.drained()
+    assert report.undelivered == 0
+    assert 1.9 < report.took_s < 4.0
+    assert gateway.ledger.refused == {"shutdown": 2}
+    assert gateway.ledger.is_balanced
+    assert bob.transport.is_aborted
+    assert not alice.transport.is_aborted
+    assert alice.take() == b"! refused bob: 2 messages, shutdown\n" + NOTICE
+
+
+@virtual_time
+async def test_drain_waits_for_a_writer_when_it_is_slow_but_moves() -> None:
+    """As long as bytes leave, its copies are delivered."""
+    gateway = running(
+        "outbox.write_timeout_s=2", "shutdown.drain_timeout_s=60", "outbox.send_buffer_bytes=2048"
+    )
+    alice = gateway.login("alice")
+    bob = await gateway.stuck("bob", alice)
+    text = b"x" * 1500
+    for _ in range(6):
+        alice.send(b"bob: " + text + b"\n")
+    await turns()
+    drained = gateway.loop.create_task(gateway.drained())
+    while not drained.done() and gateway.ledger.in_flight:
+        await passed(1.5)
+        bob.transport.take_one()
+    bob.unstick()
+    report = await drained
+    assert (report.undelivered, gateway.ledger.refused) == (0, {})
+    assert report.took_s > 6.0
+    assert bob.take().count(text) == 6
+
+
+@virtual_time
+async def test_drain_reports_what_is_undelivered_when_its_time_is_over() -> None:
+    """Then everything is aborted, and every copy still has an outcome."""
+    gateway = running("outbox.write_timeout_s=5", "shutdown.drain_timeout_s=3")
+    alice = gateway.login("alice")
+    bob = await gateway.stuck("bob", alice)
+    alice.send(b"bob: 1\nbob: 2\n")
+    await turns()
+    report = await gateway.drained()
+    assert report.undelivered == 2
+    assert report.took_s == pytest.approx(3.0, abs=0.1)
+    assert alice.transport.is_aborted
+    assert bob.transport.is_aborted
+    assert gateway.ledger.is_balanced
+    assert gateway.ledger.in_flight == 0
+    assert gateway.tokens.in_use == 0
+
+
+@virtual_time
+async def test_drain_ends_at_once_when_it_has_no_time() -> None:
+    """`drain_timeout_s = 0` aborts; that costs no copy its outcome."""
+    gateway = running("shutdown.drain_timeout_s=0")
+    alice = gateway.login("alice")
+    report = await gateway.drained()
+    assert report.undelivered == 0
+    assert report.took_s < 0.1
+    assert alice.transport.is_lost
+    assert gateway.tokens.in_use == 0
+
+
+@virtual_time
+async def test_drain_does_not_wait_for_ever_when_peers_do_not_close() -> None:
+    """They linger for `linger_s` and are aborted."""
+    gateway = running("outbox.linger_s=2")
+    peers = [gateway.login(name) for name in "abc"]
+    for peer in peers:
+        peer.transport.closes_with_us = False
+    report = await gateway.drained()
+    assert all(peer.take() == NOTICE and peer.transport.is_aborted for peer in peers)
+    assert report.took_s == pytest.approx(2.0, abs=0.1)
+
+
+@virtual_time
+async def test_drain_closes_everybody_when_they_are_very_many() -> None:
+    """More than are closed in one turn."""
+    gateway = running()
+    peers = [gateway.login(f"u{number}") for number in range(600)]
+    report = await gateway.drained()
+    assert all(peer.take() == NOTICE for peer in peers)
+    assert gateway.connections.closed == {"shutdown": 600}
+    assert report.took_s < 1.0
+
+
+@virtual_time
+async def test_drain_closes_sessions_in_every_state() -> None:
+    """Logged in or not, leaving, flushing or lingering: each ends once and with its own reason."""
+    gateway = running("outbox.linger_s=2", "outbox.write_timeout_s=1", "outbox.reconnect_grace_s=0")
+    alice = gateway.login("alice")
+    bob = await gateway.stuck("bob", alice)
+    leaving, lingering, login = gateway.login("carol"), gateway.login("dave"), gateway.connect()
+    lingering.transport.closes_with_us = False
+    lingering.connection.end(Disconnect.RESTARTING)
+    leaving.send(b"bob: unfinished")
+    leaving.end()
+    await turns()
+    bob.connection.end(Disconnect.SLOW_CONSUMER)
+    await turns()
+    report = await gateway.drained()
+    assert report.undelivered == 0
+    assert gateway.tokens.in_use == len(gateway.connections) == 0
+    assert gateway.connections.closed.total() == 5
+    assert gateway.connections.closed["restarting"] == 1
+    assert leaving.take() == b"! refused bob: 1 message, shutdown\n"
+    assert login.take() == NOTICE
+    assert gateway.ledger.is_balanced
+    assert gateway.ledger.in_flight == 0
+
+
+@virtual_time
+async def test_drain_is_cancelled_when_its_worker_is() -> None:
+    """Cancellation is passed on, and stops metrics, timers and stages on the way."""
+    gateway = running()
+    alice = gateway.login("alice")
+    await gateway.stuck("bob", alice)
+    alice.send(b"bob: 1\n")
+    task = gateway.loop.create_task(gateway.drained())
+    await passed(0.1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert len(gateway.log.found("metrics")) == 1
+    await gateway.close()
