@@ -122,7 +122,7 @@ def test_check_prints_the_effective_configuration_when_it_is_good() -> None:
     result = run("check", "--set", "limits.max_connections=7")
     assert result.exit_code == 0
     assert tomllib.loads(result.stdout)["limits"]["max_connections"] == 7
-    assert "for 7 connections" in result.stdout
+    assert "7 connections" in result.stdout
     assert result.stderr == ""
 
 
