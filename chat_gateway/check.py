@@ -108,7 +108,7 @@ def _memory_lines(bound: MemoryBound, physical_bytes: int | None) -> Iterator[st
     yield "# The most memory that messages can take, all at their worst at once:"
     for part in bound.shared:
         yield _memory_line(part.name, part.size_bytes, part.reason)
-    yield _memory_line(f"{bound.connections} connections", bound.all_connections_bytes, "each of them:")
+    yield _memory_line(f"for {bound.connections} connections", bound.all_connections_bytes, "each of them:")
     for part in bound.parts:
         yield _memory_line(f"  {part.name}", part.size_bytes, part.reason)
     yield _memory_line("in all", bound.total_bytes, "and beside it the socket buffers of the kernel")

@@ -215,9 +215,7 @@ class Watch:
         """See whether it has moved since the last look. What drips has not, however long it does so."""
         left_bytes = self._climber.left_bytes
         has_emptied = self._has_emptied or self._climber.has_emptied
-        self._is_moving = (
-            has_emptied or left_bytes - self._mark >= self._ladder.settings.min_progress_bytes
-        )
+        self._is_moving = has_emptied or left_bytes - self._mark >= self._ladder.settings.min_progress_bytes
         self._mark = left_bytes
         self._has_emptied = False
         if self._is_moving:

@@ -170,7 +170,7 @@ def test_report_is_a_sum_that_can_be_followed_when_printed() -> None:
     assert [" ".join(words) for words in memory] == [
         "# messages in flight 1.0 GiB (1073741824 bytes) limits.max_buffered_bytes",
         "# dead letters 16.0 MiB (16777216 bytes) that wait for the disk",
-        "# 10000 connections 31.3 GiB (33596960000 bytes) each of them:",
+        "# for 10000 connections 31.3 GiB (33596960000 bytes) each of them:",
         "# unfinished line 80.0 KiB (81920 bytes) limits.max_line_bytes, and the read that passes it",
         "# one read more 1.6 MiB (1638888 bytes) limits.max_read_bytes of the shortest lines, once encoded",
         "# one flush 1.6 MiB (1638888 bytes) outbox.send_buffer_bytes, or all that one read brought",
