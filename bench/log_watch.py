@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ class LogWatch:
         self.events: Counter[str] = Counter()
         # why sessions and connections ended, by reason
         self.closed: Counter[str] = Counter()
-        # logins that were closed for not reading
-        self.slow_consumers: set[str] = set()
+        # logins that were closed for not reading -> when, in seconds since the epoch
+        self.slow_consumers: dict[str, float] = {}
         # the latest metrics record; empty before the first
         self.metrics: dict[str, Any] = {}
         # metrics records in which the sum over all outcomes did not hold
@@ -50,7 +51,7 @@ class LogWatch:
         elif event in ("session.closed", "connection.closed"):
             self.closed[record["reason"]] += 1
             if record["reason"] == "slow_consumer":
-                self.slow_consumers.add(record["login"])
+                self.slow_consumers[record["login"]] = datetime.fromisoformat(record["ts"]).timestamp()
 
     def _take_metrics(self, record: dict[str, Any]) -> None:
         self.metrics = record
@@ -62,6 +63,13 @@ class LogWatch:
         }
         for name, value in now.items():
             self._peaks[name] = max(self._peaks[name], value)
+
+    def evictions_after_s(self, since_epoch_s: float) -> Figures:
+        """When the first and the last slow consumer was closed; left out if there was none."""
+        times = [at_s - since_epoch_s for at_s in self.slow_consumers.values()]
+        if not times:
+            return {}
+        return {"evicted_first_s": round(min(times), 2), "evicted_last_s": round(max(times), 2)}
 
     def figures(self) -> Figures:
         """Counts and peaks of the whole run, and where the last metrics record left the gauges."""

@@ -59,6 +59,13 @@ def late_growth_bytes(samples: Sequence[Sample]) -> int:
     return max(second - first, 0)
 
 
+def fallen_share(samples: Sequence[Sample], before_bytes: int, peak: int) -> float | None:
+    """Which share of the rise was given back by the last sample; None without samples or a rise."""
+    if not samples or peak <= before_bytes:
+        return None
+    return round((peak - samples[-1][1]) / (peak - before_bytes), 3)
+
+
 def fallen_after_s(samples: Sequence[Sample], before_bytes: int, peak: int) -> float | None:
     """Seconds from the first sample until three quarters of the rise were given back; None if never."""
     wanted = peak - FALLEN_SHARE * (peak - before_bytes)

@@ -77,6 +77,7 @@ def run_trial(plan: Plan) -> Figures:
         "others_cpu_share": round(max(others_s, 0.0) / took_s, 2),
         "server_exit_status": server.exit_status,
         **watch.figures(),
+        **watch.evictions_after_s(figures.get("stuck.begun_epoch_s", 0.0)),
     }
 
 
@@ -116,6 +117,7 @@ class _Trial:
             "growth_bytes": peak - before_bytes,
             "late_growth_bytes": memory.late_growth_bytes(under_load),
             "left_growth_bytes": self._samples[-1][1] - before_bytes,
+            "fallen_share": memory.fallen_share(after, before_bytes, peak),
             "fallen_after_s": memory.fallen_after_s(after, before_bytes, peak),
             "left_files": self._server.open_files() - files,
             "left_sessions": last.get("sessions", 0),

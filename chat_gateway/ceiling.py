@@ -30,19 +30,21 @@ class Ceiling:
         sessions: how many share it.
     """
 
-    __slots__ = ("_full_bytes", "_high_bytes", "_ledger", "_sessions")
+    __slots__ = ("_full_bytes", "_high_bytes", "_ledger", "_sessions", "has_held")
 
     def __init__(self, ledger: Ledger, max_buffered_bytes: int, sessions: Sized) -> None:
         self._ledger = ledger
         self._high_bytes = int(max_buffered_bytes * HIGH)
         self._full_bytes = int(max_buffered_bytes * FULL)
         self._sessions = sessions
+        self.has_held = False  # somebody was held for being full, since this was last set back
 
     def holds(self, inflight_bytes: int) -> bool:
         """Whether a session that has so many bytes in flight must not be read now."""
         if self._ledger.buffered_bytes <= self._high_bytes:
             return False
         if self.is_full:
+            self.has_held = True
             return True
         return inflight_bytes * max(len(self._sessions), 1) > self._high_bytes
 

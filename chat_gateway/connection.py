@@ -10,15 +10,15 @@ too, since a close with unread input is a reset and loses what was sent.
 from __future__ import annotations
 
 import asyncio
-import enum
 from typing import TYPE_CHECKING, cast
 
 from chat_gateway.disconnect import Disconnect
+from chat_gateway.lifecycle import HELD_BACK, NO_ROOM, TURN_OVER, State
 from chat_gateway.session import Session
 from chat_gateway.sockets import is_peer_gone, unsent_bytes
 from stages.first_line import BadLoginError, NotLineProtocolError, check_unfinished, login_of
 from stages.line_codec import LineCodec, LineFramer
-from stages.message import Block
+from stages.message import Block, Refusal
 from stages.notices import notice_line
 
 if TYPE_CHECKING:
@@ -33,18 +33,6 @@ __all__ = ["Connection", "State"]
 _MAX_DISCARDED_BYTES = 1 << 20
 
 
-class State(enum.IntEnum):
-    """Where a connection is in its life; only ever goes up."""
-
-    NEW = 0  # constructed, no transport yet
-    LOGIN = 1  # its first line has not come
-    OPEN = 2  # logged in
-    LEAVING = 3  # the peer has ended its stream; its copies are waited for
-    FLUSHING = 4  # we end it: what is pending goes out
-    LINGERING = 5  # our side is shut down; reading and throwing away until the peer closes
-    CLOSED = 6
-
-
 class Connection(asyncio.BufferedProtocol):
     """Made by a listener, ends when its transport does. Lives in the loop's callbacks."""
 
@@ -53,13 +41,11 @@ class Connection(asyncio.BufferedProtocol):
         "_closed_waiter",
         "_discarded",
         "_framer",
-        "_has_yielded",
         "_last_line",
-        "_last_progress",
+        "_left_bytes",
+        "_obstacles",
         "_transport",
-        "_waits_for_room",
         "address",
-        "is_held_back",
         "is_reading",
         "outbox",
         "port",
@@ -81,13 +67,11 @@ class Connection(asyncio.BufferedProtocol):
         self._framer = LineFramer(connections.limits.max_line_bytes)
         self._transport: asyncio.Transport | None = None
         self.is_reading = True  # as the transport was last told
-        self.is_held_back = False  # said too much lately
-        self._waits_for_room = False  # a block of ours stands in line at the parse stage
-        self._has_yielded = False  # brought enough for this turn of the loop
+        self._obstacles = 0  # what keeps this connection alone from reading: flags of `lifecycle`
         self._discarded = 0  # bytes thrown away while closing
         self._closed_waiter: asyncio.Future[None] | None = None  # who waits for its end
         self._last_line = b""  # Notice that says why it ends
-        self._last_progress = (-1, -1)  # what an orderly close had left when it was last looked at
+        self._left_bytes = -1  # as an orderly close last saw them
 
     # What the transport calls.
 
@@ -115,7 +99,8 @@ class Connection(asyncio.BufferedProtocol):
         except Exception as error:
             self._on_own_error(error)
         if nbytes == connections.limits.max_read_bytes:
-            self._yield_turn()
+            self._set_obstacle(TURN_OVER)
+            self._all.loop.call_soon(self._clear_obstacle, TURN_OVER)
 
     def eof_received(self) -> bool:
         """The peer has ended its stream. True keeps our side open until what is pending is out."""
@@ -149,7 +134,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._closed_waiter is not None:
             self._closed_waiter.set_result(None)
         self._all.on_lost(self)
-        if self.session is None or not self.session.inflight_messages:
+        if self.session is None or not self.session.unsettled_messages:
             self._all.settle(self)
 
     # What the session calls.
@@ -170,11 +155,10 @@ class Connection(asyncio.BufferedProtocol):
     def pause_for(self, seconds: float) -> None:
         """Do not read for so long; more of the same meanwhile adds nothing."""
         if not self.is_held_back:
-            self.is_held_back = True
-            self.update_reading()
-            self._all.loop.call_later(seconds, self._on_pause_over)
+            self._set_obstacle(HELD_BACK)
+            self._all.loop.call_later(seconds, self._clear_obstacle, HELD_BACK)
 
-    def on_credit_back(self) -> None:
+    def on_settled(self) -> None:
         """All copies of this session have their outcome."""
         if self.state == State.LEAVING:
             self.end(self.reason or Disconnect.CLIENT_CLOSED)
@@ -207,7 +191,13 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is None or self.state >= State.LINGERING:
             return
         self.end(Disconnect.SLOW_CONSUMER)
-        self._shut_down_sending()
+        if self.outbox is not None and self.outbox.on_empty is not None:
+            self.outbox.on_empty()  # now, since it will not empty
+
+    def fail(self) -> None:
+        """See `Owner`."""
+        self.reason = Disconnect.ERROR
+        self.abort(Disconnect.ERROR)
 
     # What the worker calls.
 
@@ -239,17 +229,17 @@ class Connection(asyncio.BufferedProtocol):
 
     def on_linger_due(self) -> None:
         """The time for an orderly close is over, unless what is pending still moves."""
-        progress = self.progress()
-        if self.state == State.FLUSHING and progress != self._last_progress:
-            self._last_progress = progress
+        left_bytes = self.left_bytes
+        if self.state == State.FLUSHING and left_bytes > self._left_bytes:
+            self._left_bytes = left_bytes
             self._all.on_ending(self)
         else:
             self.abort(Disconnect.CLIENT_LOST)
 
-    def progress(self) -> tuple[int, int]:
-        """Changes whenever something pending has moved: in the outbox, or from the kernel to the peer."""
-        assert self.outbox is not None
-        return self.outbox.pending_bytes, self.unsent_bytes()
+    @property
+    def left_bytes(self) -> int:
+        """Bytes that have left the machine for this peer; an orderly close goes on as long as it grows."""
+        return self.outbox.left_bytes if self.outbox is not None else 0
 
     async def wait_closed(self) -> None:
         """Wait until its transport is gone."""
@@ -258,6 +248,11 @@ class Connection(asyncio.BufferedProtocol):
         if self._closed_waiter is None:
             self._closed_waiter = self._all.loop.create_future()
         await asyncio.shield(self._closed_waiter)
+
+    @property
+    def is_held_back(self) -> bool:
+        """Not read just now for having said too much."""
+        return bool(self._obstacles & HELD_BACK)
 
     @property
     def is_stalled(self) -> bool:
@@ -269,7 +264,7 @@ class Connection(asyncio.BufferedProtocol):
     def _may_read(self) -> bool:
         if self.state >= State.FLUSHING:
             return True  # to throw away
-        if self._waits_for_room or self._has_yielded or self.is_held_back or self._all.is_draining:
+        if self._obstacles or self._all.is_draining:
             return False
         return self.session is None or self.session.may_read
 
@@ -294,28 +289,27 @@ class Connection(asyncio.BufferedProtocol):
         assert session is not None
         lines = block.count(b"\n")
         cost_bytes = session.take(lines, len(block))
-        if not self._all.input.offer(Block(session, block, lines, cost_bytes), lines, self._on_room):
-            self._waits_for_room = True
+        try:
+            is_in = self._all.input.offer(Block(session, block, lines, cost_bytes), lines, self._on_room)
+        except Exception:
+            session.give_back(lines, cost_bytes)
+            session.settle(lines)
+            raise
+        if not is_in:
             self._all.on_saturated()
-            self.update_reading()
+            self._set_obstacle(NO_ROOM)
         elif not session.may_read:
             self.update_reading()
 
     def _on_room(self) -> None:
-        self._waits_for_room = False
+        self._clear_obstacle(NO_ROOM)
+
+    def _set_obstacle(self, obstacle: int) -> None:
+        self._obstacles |= obstacle
         self.update_reading()
 
-    def _on_pause_over(self) -> None:
-        self.is_held_back = False
-        self.update_reading()
-
-    def _yield_turn(self) -> None:
-        self._has_yielded = True
-        self.update_reading()
-        self._all.loop.call_soon(self._take_turn)
-
-    def _take_turn(self) -> None:
-        self._has_yielded = False
+    def _clear_obstacle(self, obstacle: int) -> None:
+        self._obstacles &= ~obstacle
         self.update_reading()
 
     def _on_eof(self) -> bool:
@@ -328,7 +322,7 @@ class Connection(asyncio.BufferedProtocol):
             return False
         if self.state == State.OPEN:
             self.state = State.LEAVING
-            if self.session is not None and not self.session.inflight_messages:
+            if self.session is not None and not self.session.unsettled_messages:
                 self.end(Disconnect.CLIENT_CLOSED)
             return True
         if self.state == State.FLUSHING and self.outbox is not None:
@@ -343,7 +337,7 @@ class Connection(asyncio.BufferedProtocol):
         try:
             if block:
                 line, _, rest = block.partition(b"\n")
-                self._log_in(login_of(line), rest)
+                self._log_in(login_of(line))
                 if self.state == State.OPEN:
                     self._on_lines(rest, is_too_long)
                 return
@@ -358,7 +352,7 @@ class Connection(asyncio.BufferedProtocol):
             if is_too_long:
                 self.end(Disconnect.LINE_TOO_LONG)
 
-    def _log_in(self, login: str, rest: bytes) -> None:
+    def _log_in(self, login: str) -> None:
         assert self.outbox is not None
         connections = self._all
         prefix = LineCodec.prefix(login)
@@ -384,7 +378,10 @@ class Connection(asyncio.BufferedProtocol):
         if self.state == State.FLUSHING and self._transport is not None:
             self._say_last()
             self.state = State.LINGERING
-            self._transport.write_eof()
+            try:
+                self._transport.write_eof()
+            except OSError:  # reset meanwhile
+                self.abort(Disconnect.CLIENT_LOST)
 
     def _say_last(self) -> None:
         """The last Notice, behind everything else."""
@@ -393,6 +390,7 @@ class Connection(asyncio.BufferedProtocol):
         line, self._last_line = self._last_line, b""
         if line:
             self.outbox.write_last(line)
+        self.outbox.close(Refusal.GONE)  # nothing can follow the last word
 
     def _on_own_error(self, error: Exception) -> None:
         self._all.log.error("connection.failed", address=self.address, port=self.port, exc_info=error)

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 from chat_gateway.addresses import Addresses
 from chat_gateway.ceiling import Ceiling
-from chat_gateway.connection import Connection, State
+from chat_gateway.connection import Connection
 from chat_gateway.deadlines import Deadlines
 from chat_gateway.disconnect import Disconnect
 from chat_gateway.grace import Grace
 from chat_gateway.hub import Hub
+from chat_gateway.lifecycle import State
 from chat_gateway.logs import peer_text
 from stages.message import Refusal
 from stages.outbox import Outbox, OutboxSettings
@@ -92,7 +93,6 @@ class Connections:
         self.loop = loop
         self.hub = Hub()
         self.ceiling = Ceiling(ledger, config.limits.max_buffered_bytes, self.hub)
-        self._was_full = False  # the ceiling, when it was last looked at
         self.addresses = Addresses(config.limits)
         self.grace = Grace(config.outbox, self._on_expired, loop)
         self._dead_letters = dead_letters
@@ -197,6 +197,8 @@ class Connections:
             outbox.close(Refusal.SHUTDOWN)
         elif session is None or connection.reason is Disconnect.SLOW_CONSUMER:
             outbox.close(Refusal.GONE)
+        elif self.hub.holder(session.login) is not None:
+            outbox.close(Refusal.GONE)  # its successor has got newer ones already
         else:
             self.grace.keep(session.login, connection.address, outbox)
 
@@ -209,8 +211,8 @@ class Connections:
 
     def look_at_ceiling(self) -> None:
         """Now and then: once memory is not full any more, read from everybody again."""
-        was_full, self._was_full = self._was_full, self.ceiling.is_full
-        if was_full and not self._was_full:
+        if self.ceiling.has_held and not self.ceiling.is_full:
+            self.ceiling.has_held = False
             for connection in self.living():
                 connection.update_reading()
 

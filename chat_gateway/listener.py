@@ -12,7 +12,8 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, Literal
 
-from chat_gateway.connection import Connection, State
+from chat_gateway.connection import Connection
+from chat_gateway.lifecycle import State
 from chat_gateway.sockets import BACKLOG, SHORTAGES, prepare_accepted
 
 if TYPE_CHECKING:

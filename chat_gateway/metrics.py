@@ -188,8 +188,8 @@ class Metrics:
         self._timers["report"] = self._loop.call_later(interval_s, self._on_report_due)
 
     def _on_report_due(self) -> None:
-        self.report()
         self._schedule_report()
+        self.report()
 
 
 def _quantiles(histogram: Histogram) -> dict[str, int]:

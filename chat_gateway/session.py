@@ -41,8 +41,8 @@ class Reading(Protocol):
     def pause_for(self, seconds: float) -> None:
         """Do not read for so long."""
 
-    def on_credit_back(self) -> None:
-        """Nothing of this session is in flight any more."""
+    def on_settled(self) -> None:
+        """Every message of this session has its outcome."""
 
     def end_if_gone(self) -> bool:
         """End it if its peer has gone unnoticed, as happens while reading is paused; True if so."""
@@ -66,6 +66,7 @@ class Session:
         "prefix",
         "reading",
         "stalls",
+        "unsettled_messages",
     )
 
     def __init__(
@@ -82,6 +83,7 @@ class Session:
         self.outbox = outbox
         self.inflight_messages = 0  # credit used: accepted or on the way to it, no outcome yet
         self.inflight_bytes = 0
+        self.unsettled_messages = 0  # without an outcome, whoever bounds them
         self.stalls = 0  # outboxes above their high watermark that it writes to
         self.reading = reading
         self._limits = limits
@@ -105,6 +107,7 @@ class Session:
         """Use credit for what was read, which may be overdrawn by one read; returns the bytes it counts."""
         cost_bytes = nbytes + BLOCK_OVERHEAD_BYTES + messages * LINE_OVERHEAD_BYTES
         self.inflight_messages += messages
+        self.unsettled_messages += messages
         self.inflight_bytes += cost_bytes
         if self._messages is not None:
             self._slow_down(self._messages, messages)
@@ -116,8 +119,12 @@ class Session:
         self.inflight_bytes -= nbytes
         if not self.reading.is_reading:
             self.reading.update_reading()
-        if not self.inflight_messages:
-            self.reading.on_credit_back()
+
+    def settle(self, messages: int) -> None:
+        """See `Sender`."""
+        self.unsettled_messages -= messages
+        if not self.unsettled_messages:
+            self.reading.on_settled()
 
     def stall(self) -> None:
         """See `Sender`."""

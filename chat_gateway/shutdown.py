@@ -61,16 +61,16 @@ async def _outcomes(worker: Worker) -> None:
     """Wait until every copy has its outcome; give up writers that stand still."""
     loop = asyncio.get_running_loop()
     patience_s = worker.config.outbox.write_timeout_s
-    moved_at: dict[Connection, tuple[tuple[int, int], float]] = {}
+    moved_at: dict[Connection, tuple[int, float]] = {}
     while worker.ledger.in_flight:
         now = loop.time()
         for connection in worker.connections.living():
             if connection.outbox is None or connection.outbox.is_empty:
                 continue
-            progress = connection.progress()
-            was, since = moved_at.get(connection, (None, now))
-            if progress != was:
-                moved_at[connection] = (progress, now)
+            left_bytes = connection.left_bytes
+            was, since = moved_at.get(connection, (-1, now))
+            if left_bytes > was:
+                moved_at[connection] = (left_bytes, now)
             elif now - since >= patience_s:
                 connection.outbox.close(Refusal.SHUTDOWN)
                 connection.abort(Disconnect.SHUTDOWN)

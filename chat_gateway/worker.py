@@ -178,6 +178,7 @@ class Worker:
         if isinstance(item, Block):
             item.sender.notify("refused", reason, count=item.lines)
             item.sender.give_back(item.lines, item.cost_bytes)
+            item.sender.settle(item.lines)
             return
         batch = item if isinstance(item, Batch) else item.batch
         if batch.pending:
@@ -194,7 +195,7 @@ class Worker:
     def _on_flush_error(self, outbox: Outbox, error: Exception) -> None:
         """A writer failed in a way it should not: its copies are refused, the others are flushed."""
         self.log.logger.error("outbox.failed", login=outbox.name, exc_info=error)
-        outbox.close(Refusal.ERROR)
+        outbox.fail(Refusal.ERROR)
 
 
 def _of_block(item: Block | Batch) -> object:

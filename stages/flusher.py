@@ -46,7 +46,11 @@ class Flusher:
         self._is_scheduled = False
         touched, self._touched = self._touched, []
         for outbox in touched:
-            try:
-                outbox.flush()
-            except Exception as error:
-                self._on_error(outbox, error)
+            self.flush_one(outbox)
+
+    def flush_one(self, outbox: Outbox) -> None:
+        """Flush this one now; an error is told to `on_error` and goes no further."""
+        try:
+            outbox.flush()
+        except Exception as error:
+            self._on_error(outbox, error)

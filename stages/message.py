@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 __all__ = ["Batch", "Block", "Ledger", "Message", "Refusal", "Run", "Sender"]
 
 
+# What an entry for one recipient of several takes in an outbox beside the text that all of them share.
+_ENTRY_BYTES = 96
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """What one user said: to whom (normalised logins, each once) and the text, without a line end."""
@@ -69,7 +73,10 @@ class Sender(Protocol):
         """What stands before each of its texts on the wire, encoded once for its whole life."""
 
     def give_back(self, messages: int, nbytes: int) -> None:
-        """Return credit: so many messages and bytes have all their outcomes."""
+        """Return credit for so many messages and bytes."""
+
+    def settle(self, messages: int) -> None:
+        """So many messages have all their outcomes, after their credit was returned."""
 
     def stall(self) -> None:
         """An outbox that it writes to is above its high watermark: stop reading."""
@@ -138,7 +145,18 @@ class Batch:
     has an outcome.
     """
 
-    __slots__ = ("copies", "has_credit", "ledger", "messages", "nbytes", "pending", "runs", "sender")
+    __slots__ = (
+        "copies",
+        "has_credit",
+        "ledger",
+        "memory_bytes",
+        "messages",
+        "nbytes",
+        "pending",
+        "runs",
+        "runs_on",
+        "sender",
+    )
 
     def __init__(
         self, sender: Sender, runs: list[Run], *, messages: int, nbytes: int, ledger: Ledger
@@ -149,28 +167,50 @@ class Batch:
         self.nbytes = nbytes  # credit held: bytes, as they count in memory
         self.has_credit = True  # it has not been given back yet
         self.ledger = ledger
+        self.runs_on = False  # its sender is not to be held by what of it must wait
+        self.memory_bytes = nbytes  # that it counts against the ceiling
         copies = 0
         for run in runs:
-            copies += run.count * len(run.recipients)
+            recipients = len(run.recipients)
+            copies += run.count * recipients
+            if recipients > 1:
+                self.memory_bytes += recipients * _ENTRY_BYTES
         self.copies = copies  # copies in all
         self.pending = copies  # copies without an outcome
         ledger.accepted += copies
         ledger.in_flight += copies
-        ledger.buffered_bytes += nbytes
+        ledger.buffered_bytes += self.memory_bytes
 
     def resolve(self, copies: int) -> None:
         """So many copies have ended; the caller has counted how. The last one returns the credit."""
         self.ledger.in_flight -= copies
         self.pending -= copies
         if not self.pending:
-            self.ledger.buffered_bytes -= self.nbytes
+            self.ledger.buffered_bytes -= self.memory_bytes
             self.return_credit()
+            self.sender.settle(self.messages)
 
     def return_credit(self) -> None:
         """Give the credit back, once; the copies may still be in flight, bounded by somebody else then."""
         if self.has_credit:
             self.has_credit = False
             self.sender.give_back(self.messages, self.nbytes)
+
+    def split_off(self, messages: int, copies: int) -> Batch:
+        """Make a batch of its own of so many messages and copies, with their share of the credit.
+
+        Credit is returned by whole batches, so what may hold its sender must not be in one with what may not.
+        """
+        part = Batch(self.sender, [], messages=messages, nbytes=0, ledger=self.ledger)
+        share = messages / max(self.messages, 1)
+        part.nbytes, part.memory_bytes = int(self.nbytes * share), int(self.memory_bytes * share)
+        part.copies = part.pending = copies
+        self.messages -= messages
+        self.nbytes -= part.nbytes
+        self.memory_bytes -= part.memory_bytes
+        self.copies -= copies
+        self.pending -= copies
+        return part
 
     def refuse(self, copies: int, reason: str, name: str) -> None:
         """So many copies to the login `name` are refused: counted, told to the sender, resolved."""

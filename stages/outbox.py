@@ -18,12 +18,12 @@ The contract:
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from stages.ladder import Watch
-from stages.message import Batch, Ledger, Refusal, Sender
+from stages.message import Ledger, Refusal, Sender
 from stages.notices import Notices
+from stages.outbox_settings import Entry, OutboxSettings, WhenFull
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,24 +33,6 @@ if TYPE_CHECKING:
     from stages.writer import Owner, Writer
 
 __all__ = ["Entry", "Outbox", "OutboxSettings", "WhenFull"]
-
-WhenFull: TypeAlias = Literal["stall", "refuse", "drop_oldest", "disconnect"]
-
-Entry: TypeAlias = tuple[bytes, int, Batch]
-"""Encoded lines, how many copies they are, and the batch that these belong to."""
-
-
-@dataclass(frozen=True, slots=True)
-class OutboxSettings:
-    """Bounds and policies, the same for all outboxes of a worker."""
-
-    max_outbox_bytes: int  # pending at most
-    high_watermark_bytes: int  # above: senders are stalled
-    low_watermark_bytes: int  # at or under: they go on
-    max_flush_bytes: int  # handed to the writer in one call, unless one entry is larger
-    direct: WhenFull = "stall"  # a full outbox and a message to one recipient
-    fanout: WhenFull = "refuse"  # a full outbox and a message to several
-
 
 class Outbox:
     """Queue in front of one writer; made with its connection, closed when that is lost, in its loop."""
@@ -158,6 +140,9 @@ class Outbox:
     def pause(self) -> None:
         """The writer takes nothing more for now."""
         self.is_paused = True
+        for _, _, batch in self._entries:  # what must wait from here on
+            if batch.runs_on:
+                batch.return_credit()
         if self._ladder is not None:
             if self._watch is None:
                 self._watch = Watch(self, self._ladder)
@@ -206,15 +191,14 @@ class Outbox:
         others are refused with `reason`.
         """
         kept: list[Entry] = []
-        while self._entries or self._parked:
-            if not self._entries:
-                self._let_in()
-            if len(self._entries[0][0]) > max_bytes:
-                break
-            entry = self._entries.pop(0)
-            max_bytes -= len(entry[0])
-            self.pending_bytes -= len(entry[0])
+        for entry in self._take_first(max_bytes):
             kept.append(entry)
+            max_bytes -= len(entry[0])
+        while self._parked and not self._entries:
+            self._let_in()
+            more = self._take_first(max_bytes)
+            kept += more
+            max_bytes -= sum(len(entry[0]) for entry in more)
         self.close(reason)
         for _, _, batch in kept:
             batch.return_credit()
@@ -225,6 +209,12 @@ class Outbox:
         self._entries[:0] = entries
         self.pending_bytes += sum(len(entry[0]) for entry in entries)
         self._touch()
+
+    def fail(self, reason: str) -> None:
+        """The writer raised: refuse everything and have the owner give the connection up."""
+        self.close(reason)
+        if self._owner is not None:
+            self._owner.fail()
 
     # What the ladder calls.
 
@@ -261,19 +251,24 @@ class Outbox:
     def _take(self, entry: Entry, *, is_fanout: bool) -> None:
         self._entries.append(entry)
         self.pending_bytes += len(entry[0])
+        if (self._settings.fanout if is_fanout else self._settings.direct) != "stall":
+            entry[2].runs_on = True
         if not self.is_paused:
             self._touch()
             return
         if self.pending_bytes > self._ledger.peak_outbox_bytes:
             self._ledger.peak_outbox_bytes = self.pending_bytes
-        if (self._settings.fanout if is_fanout else self._settings.direct) != "stall":
+        if entry[2].runs_on:
             entry[2].return_credit()  # `max_outbox_bytes` bounds it; its sender is not to be held
         elif self.pending_bytes > self._settings.high_watermark_bytes:
             self._stall(entry[2].sender)
 
     def _offer_when_full(self, entry: Entry, *, is_fanout: bool) -> None:
         if not self.is_paused:  # much came in one turn; the writer has not been asked yet
-            self.flush()
+            self._flusher.flush_one(self)
+            if self._refusing is not None:
+                entry[2].refuse(entry[1], self._refusing, self.name)
+                return
             if self._fits(entry):
                 self._take(entry, is_fanout=is_fanout)
                 return
@@ -291,14 +286,17 @@ class Outbox:
         entry[2].refuse(entry[1], Refusal.FULL, self.name)
 
     def _drop_oldest(self, entry: Entry, is_fanout: bool) -> None:
-        while self._entries and not self._fits(entry):
-            payload, copies, batch = self._entries.pop(0)
-            self.pending_bytes -= len(payload)
-            batch.refuse(copies, Refusal.DROPPED, self.name)
-        if self._fits(entry):
-            self._take(entry, is_fanout=is_fanout)
-        else:  # others are parked, under the other policy: nothing may overtake them
+        if self._parked:  # under the other policy: nothing may overtake them
             self._refuse_full(entry, is_fanout)
+            return
+        excess = self.pending_bytes + len(entry[0]) - self._settings.max_outbox_bytes
+        count = freed = 0
+        while freed < excess and count < len(self._entries):
+            freed += len(self._entries[count][0])
+            count += 1
+        for _, copies, batch in self._cut(count, freed):
+            batch.refuse(copies, Refusal.DROPPED, self.name)
+        self._take(entry, is_fanout=is_fanout)
 
     def _disconnect(self, entry: Entry, is_fanout: bool) -> None:
         self._refuse_full(entry, is_fanout)
@@ -325,34 +323,42 @@ class Outbox:
             self._entries = []
             self.pending_bytes = 0
             return entries
+        return self._take_first(limit) or self._cut(1, len(entries[0][0]))
+
+    def _take_first(self, max_bytes: int) -> list[Entry]:
+        """As many of the oldest entries as fit, which may be none."""
         nbytes = count = 0
-        for payload, _, _ in entries:
-            if count and nbytes + len(payload) > limit:
+        for payload, _, _ in self._entries:
+            if nbytes + len(payload) > max_bytes:
                 break
             nbytes += len(payload)
             count += 1
-        taken = entries[:count]
-        del entries[:count]
+        return self._cut(count, nbytes)
+
+    def _cut(self, count: int, nbytes: int) -> list[Entry]:
+        """Take out the `count` oldest entries, which have so many bytes."""
+        taken = self._entries[:count]
+        del self._entries[:count]
         self.pending_bytes -= nbytes
         return taken
 
     def _hand_over(self, entries: list[Entry]) -> None:
-        if len(entries) == 1:
-            payload, copies, batch = entries[0]
+        payload = entries[0][0] if len(entries) == 1 else b"".join([entry[0] for entry in entries])
+        try:
             self._write(payload)
-            self._ledger.delivered += copies
-            batch.resolve(copies)
-            return
-        self._write(b"".join([entry[0] for entry in entries]))
+        except Exception:  # nothing of it was taken; whoever hears of the error closes us
+            self._entries[:0] = entries
+            self.pending_bytes += len(payload)
+            raise
         for _, copies, batch in entries:
             self._ledger.delivered += copies
             batch.resolve(copies)
 
     def _write(self, data: bytes) -> None:
+        self._writer.write(data)
         self._ledger.bytes_out += len(data)
         self._ledger.flushes += 1
         self._handed_bytes += len(data)
-        self._writer.write(data)
 
     def _let_in(self) -> None:
         """Room has come: one entry of each sender in turn, while they fit."""

@@ -46,5 +46,6 @@ class Parse:
             sender.notify(word, self._words[word], count=count)
         if not runs:
             sender.give_back(lines, cost_bytes)
+            sender.settle(lines)
             return None
         return Batch(sender, runs, messages=lines, nbytes=cost_bytes, ledger=self._ledger)

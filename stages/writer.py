@@ -23,5 +23,8 @@ class Owner(Protocol):
     def unsent_bytes(self) -> int:
         """Bytes that were handed over and have not left the machine."""
 
+    def fail(self) -> None:
+        """Its writer raised: nothing can be written any more."""
+
     def evict(self) -> None:
         """Close it: it has been stuck for too long, or its outbox is full and the policy says so."""

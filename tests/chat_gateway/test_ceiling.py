@@ -90,9 +90,6 @@ async def test_everybody_is_read_again_when_it_was_full_at_a_tick() -> None:
     await gateway.close()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the tick knows whether it was full when it last looked, not whether it held anybody"
-)
 @virtual_time
 async def test_everybody_is_read_again_when_it_was_full_between_two_ticks_only() -> None:
     """A short peak holds nobody for ever."""
@@ -118,11 +115,7 @@ async def test_everybody_is_read_again_when_it_was_full_between_two_ticks_only()
         pytest.param(b"b:\nc:\n" * 10_000, id="in turn"),
         pytest.param(
             b"b,c:\nb,d:\n" * 6_000,
-            id="to several",
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="a line to several takes an entry in each outbox, which its 72 bytes do not cover",
-            ),
+            id="to several"
         ),
     ],
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from chat_gateway.connection import State
+from chat_gateway.lifecycle import State
 from tests.chat_gateway.fakes import SMALL, TEXT, FakeGateway, Peer, fill, passed, turns, virtual_time
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from chat_gateway.connection import State
 from chat_gateway.disconnect import Disconnect
+from chat_gateway.lifecycle import State
 from tests.chat_gateway.fakes import (
     PATIENT,
     SMALL,
@@ -274,9 +274,6 @@ async def test_connection_is_aborted_when_it_flushes_to_a_peer_that_takes_nothin
     await gateway.close()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="progress() looks at what is left, which parked copies of equal size keep equal"
-)
 @virtual_time
 async def test_connection_goes_on_flushing_when_what_moves_is_replaced_from_behind() -> None:
     """Bytes that left count as progress also when parked copies of the same size take their place."""
@@ -403,7 +400,6 @@ async def test_connection_is_aborted_when_it_is_evicted_and_never_reads() -> Non
     await gateway.close()
 
 
-@pytest.mark.xfail(strict=True, reason="it lingers for an end of stream that it has had already")
 @virtual_time
 async def test_connection_closes_at_once_when_it_is_evicted_while_the_peer_has_ended() -> None:
     """The peer has closed its side: once its last bytes are out there is nothing to wait for."""

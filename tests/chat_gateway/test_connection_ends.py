@@ -109,7 +109,6 @@ async def test_token_comes_back_when_the_connection_fails_by_our_own_fault() -> 
     await gateway.close()
 
 
-@pytest.mark.xfail(strict=True, reason="credit is taken for a block that the pipeline then does not take")
 @virtual_time
 async def test_token_comes_back_when_the_pipeline_does_not_take_a_block() -> None:
     """What never got into the pipeline is not in flight."""

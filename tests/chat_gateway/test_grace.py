@@ -307,9 +307,6 @@ async def test_every_copy_has_an_outcome_when_an_old_connection_ends_after_its_s
     await gateway.close()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="an old connection's copies are kept although its login is back and got newer ones"
-)
 @virtual_time
 async def test_order_holds_when_an_old_connection_ends_while_its_successor_is_there() -> None:
     """Copies that are older than what the successor got are never given to the login again."""

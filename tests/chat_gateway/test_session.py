@@ -20,7 +20,7 @@ class FakeReading:
         self.session: Session | None = None
         self.is_reading = True
         self.updates = 0
-        self.credits_back = 0
+        self.settled = 0
         self.pauses_s: list[float] = []
 
     def update_reading(self) -> None:
@@ -28,8 +28,8 @@ class FakeReading:
         self.updates += 1
         self.is_reading = self.session.may_read
 
-    def on_credit_back(self) -> None:
-        self.credits_back += 1
+    def on_settled(self) -> None:
+        self.settled += 1
 
     def pause_for(self, seconds: float) -> None:
         self.pauses_s.append(seconds)
@@ -80,9 +80,12 @@ def test_session_stays_unread_when_overdrawn_credit_comes_back_in_part() -> None
     assert not reading.is_reading
     session.give_back(1, 0)
     assert reading.is_reading
-    assert reading.credits_back == 0
+    assert reading.settled == 0
     session.give_back(3, rest_bytes)
-    assert reading.credits_back == 1
+    session.settle(8)
+    assert reading.settled == 0
+    session.settle(1)
+    assert reading.settled == 1
 
 
 def test_session_does_not_touch_its_connection_when_that_is_read() -> None:
@@ -91,7 +94,7 @@ def test_session_does_not_touch_its_connection_when_that_is_read() -> None:
     session.take(3, 30)
     session.give_back(2, 20)
     assert reading.updates == 0
-    assert reading.credits_back == 0
+    assert reading.settled == 0
 
 
 def test_session_tells_its_connection_once_when_nothing_is_in_flight() -> None:
@@ -99,9 +102,12 @@ def test_session_tells_its_connection_once_when_nothing_is_in_flight() -> None:
     session, reading, _ = made()
     first, second = session.take(1, 10), session.take(2, 20)
     session.give_back(2, second)
-    assert reading.credits_back == 0
+    assert reading.settled == 0
     session.give_back(1, first)
-    assert reading.credits_back == 1
+    session.settle(2)
+    assert reading.settled == 0
+    session.settle(1)
+    assert reading.settled == 1
     assert (session.inflight_messages, session.inflight_bytes) == (0, 0)
 
 

@@ -142,7 +142,6 @@ async def test_worker_refuses_what_waits_when_a_writer_fails() -> None:
     await gateway.close()
 
 
-@pytest.mark.xfail(strict=True, reason="entries taken for a write that raises have no outcome")
 @virtual_time
 async def test_worker_gives_every_copy_an_outcome_when_a_writer_fails() -> None:
     """Also the copies that were just being handed over."""
@@ -157,7 +156,6 @@ async def test_worker_gives_every_copy_an_outcome_when_a_writer_fails() -> None:
     await gateway.close()
 
 
-@pytest.mark.xfail(strict=True, reason="its outbox refuses for ever, but it stays logged in")
 @virtual_time
 async def test_worker_ends_the_connection_when_its_writer_fails() -> None:
     """A session that can be sent nothing is of no use to anybody: its client should come again."""
@@ -170,7 +168,6 @@ async def test_worker_ends_the_connection_when_its_writer_fails() -> None:
     await gateway.close()
 
 
-@pytest.mark.xfail(strict=True, reason="a Notice is written behind the end of the sending side")
 @virtual_time
 async def test_worker_logs_no_error_when_a_refusal_comes_behind_the_last_word() -> None:
     """Who was ended with copies on the way and lingers cannot be told of their refusal any more."""
@@ -187,7 +184,6 @@ async def test_worker_logs_no_error_when_a_refusal_comes_behind_the_last_word() 
     await gateway.close()
 
 
-@pytest.mark.xfail(strict=True, reason="shutting down a socket that was reset raises in the flush")
 @virtual_time
 async def test_worker_logs_no_error_when_a_peer_resets_before_our_side_is_shut_down() -> None:
     """A port scanner that sends a request and resets makes `shutdown` fail; that is not our error."""

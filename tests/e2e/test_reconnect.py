@@ -25,9 +25,13 @@ if TYPE_CHECKING:
     from tests.e2e.gateway_process import GatewayProcess
 
 LINE_BYTES = 256
-LINES = 1200  # more than the kernel's buffers hold for one that does not read, less than stalls a sender
+LINES = 1200  # more than the kernel's buffers hold for one that does not read
 OFTEN = ("--set", "metrics.interval_s=0.1")
-ROOMY = ("--set", "outbox.max_grace_bytes=1000000")
+# All of that waits without holding a sender back, and fits into the grace.
+ROOMY = (
+    *("--set", "outbox.max_outbox_bytes=2000000", "--set", "outbox.high_watermark_bytes=1000000"),
+    *("--set", "limits.max_inflight_bytes=4000000", "--set", "outbox.max_grace_bytes=1000000"),
+)
 # A recipient that is stuck is nobody's trouble before these tests are over.
 PATIENT = ("--set", "outbox.write_timeout_s=600", "--set", "outbox.evict_after_s=600")
 LOGIN_S = 10.0  # ten times what it may take on a machine that is not busy

@@ -32,6 +32,7 @@ class FakeSender:
         self.login = login
         self.prefix = b"from " + login.encode() + b": "
         self.given_back: list[tuple[int, int]] = []  # (messages, bytes)
+        self.settled = 0  # messages that have all their outcomes
         self.stalls = 0  # stalls without their unstall
         self.stalled_ever = 0
         self.notices: list[tuple[str, str, str, int]] = []  # (word, reason, name, count)
@@ -39,6 +40,10 @@ class FakeSender:
     def give_back(self, messages: int, nbytes: int) -> None:
         """See `Sender`."""
         self.given_back.append((messages, nbytes))
+
+    def settle(self, messages: int) -> None:
+        """See `Sender`."""
+        self.settled += messages
 
     def stall(self) -> None:
         """See `Sender`."""
@@ -169,10 +174,15 @@ class FakeOwner:
 
     def __init__(self, unsent_bytes: int = 0) -> None:
         self.evictions = 0
+        self.failures = 0
         self._unsent_bytes = unsent_bytes
 
     def unsent_bytes(self) -> int:
         return self._unsent_bytes
+
+    def fail(self) -> None:
+        """See `Owner`."""
+        self.failures += 1
 
     def evict(self) -> None:
         self.evictions += 1

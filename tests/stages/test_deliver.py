@@ -60,7 +60,21 @@ def test_deliver_keeps_the_order_when_runs_interleave() -> None:
     assert world.writer("bob").written == b"".join(b"from alice: %d\n" % number for number in (1, 3, 4, 5))
     assert world.writer("eve").written == b"from alice: 2\nfrom alice: 3\n"
     assert batch.pending == 0
-    assert world.sender.given_back == [(4, 1)]
+    messages, nbytes = (sum(part) for part in zip(*world.sender.given_back, strict=True))
+    assert (messages, nbytes) == (4, 1)
+    assert world.sender.settled == 4
+
+
+def test_deliver_keeps_the_credit_of_direct_messages_when_a_group_beside_them_must_wait() -> None:
+    """What is parked holds its sender, or a client could park without end by reconnecting."""
+    world = _World("bob", "eve", max_outbox_bytes=60)
+    for login in ("bob", "eve"):
+        world.ends[login][0].pause()
+    batch = world.deliver(run_of("bob eve", "to both"), run_of("bob", "x" * 20), run_of("bob", "y" * 20))
+    assert world.ends["bob"][0].parked_copies == 2
+    assert world.sender.given_back == [(1, 0)]  # the message to both
+    assert (batch.has_credit, batch.pending, world.sender.settled) == (True, 2, 0)
+    assert world.ledger.is_balanced
 
 
 def test_deliver_joins_runs_when_they_are_of_one_kind() -> None:

@@ -175,9 +175,6 @@ def test_outbox_drops_the_oldest_when_the_policy_says_so() -> None:
     assert world.writer.written == sized("d", 500)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="all that is pending is dropped in vain, and what is parked is then never let in"
-)
 def test_outbox_drops_the_newest_when_the_oldest_may_not_be_overtaken() -> None:
     """With entries parked by the other kind of traffic no room can be made, so the new entry is refused."""
     world = World(replace(OUTBOX_SETTINGS, fanout="drop_oldest"))
@@ -300,19 +297,6 @@ def test_outbox_holds_no_sender_when_the_policy_is_not_to_stall(policy: WhenFull
     world.turns.end()
     assert len(world.alice.given_back) == 1
 
-
-@pytest.mark.xfail(
-    strict=True, reason="a batch's whole credit goes back with its first copy that may not stall"
-)
-def test_outbox_keeps_credit_when_a_batch_is_parked_in_part() -> None:
-    """What is parked holds its sender's credit, or a client could park without end by reconnecting."""
-    world = World()
-    world.outbox.pause()
-    payload, _, batch = entry_of(world.alice, world.ledger, sized("a", 90), copies=2)
-    world.outbox.offer((payload, 1, batch), is_fanout=True)
-    world.outbox.offer((payload, 1, batch), is_fanout=False)
-    assert world.outbox.parked_copies == 1
-    assert world.alice.given_back == []
 
 
 def test_outbox_stalls_nobody_when_the_writer_takes_everything() -> None:

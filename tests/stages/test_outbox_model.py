@@ -28,6 +28,7 @@ class _Model:
         self.turns: list[int] = []  # whose turn it is next, among those with something parked
         self.stalled: set[int] = set()
         self.without_credit: set[bytes] = set()  # payloads that waited under a policy that does not stall
+        self.fanout: set[bytes] = set()  # payloads of that kind
         self.notices = 0
         self.is_paused = self.is_stuck = self.is_touched = self.is_closed = False
         self.refused: Counter[str] = Counter()
@@ -48,6 +49,8 @@ class _Model:
             self.flush()
         if self.fits(payload) and not self.parked:
             self.queue.append((sender, payload))
+            if is_fanout:
+                self.fanout.add(payload)
             self.is_touched |= not self.is_paused
             if self.is_paused and is_fanout:
                 self.without_credit.add(payload)
@@ -88,7 +91,12 @@ class _Model:
 
     def write(self, data: bytes) -> None:
         self.out.append(data)
-        self.is_paused = self.is_stuck
+        if self.is_stuck:
+            self.pause()
+
+    def pause(self) -> None:
+        self.is_paused = True
+        self.without_credit |= {payload for _, payload in self.queue} & self.fanout
 
     def close(self) -> None:
         if not self.is_closed:
@@ -129,7 +137,7 @@ class OutboxMachine(RuleBasedStateMachine):
     @rule()
     def pause(self) -> None:
         self.world.outbox.pause()
-        self.model.is_paused = True
+        self.model.pause()
 
     @rule()
     def resume(self) -> None:

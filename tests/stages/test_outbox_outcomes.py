@@ -57,9 +57,6 @@ def test_outbox_refuses_everything_when_its_connection_is_lost(is_told_by: str) 
 
 
 @pytest.mark.parametrize("entries", [1, 2])
-@pytest.mark.xfail(
-    strict=True, reason="entries leave the queue before the write that raises and have no outcome then"
-)
 def test_outbox_loses_no_copy_when_the_writer_raises(entries: int) -> None:
     """Copies of a flush that failed are refused with the others when the outbox is closed for it."""
     world = World()
@@ -72,9 +69,6 @@ def test_outbox_loses_no_copy_when_the_writer_raises(entries: int) -> None:
     assert world.ledger.in_flight == 0
 
 
-@pytest.mark.xfail(
-    strict=True, raises=RuntimeError, reason="an offer to a full outbox flushes, and that raises"
-)
 def test_outbox_offer_never_raises_when_the_writer_does() -> None:
     """A writer that fails while an offer makes room is the flusher's matter, not the one's who offers."""
     world = World()

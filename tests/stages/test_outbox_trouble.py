@@ -270,7 +270,6 @@ async def test_outbox_with_policy_drop_oldest_sends_the_newest_when_its_writer_m
     stuck.outbox.close(Refusal.GONE)
 
 
-@pytest.mark.xfail(strict=True, reason="what was taken before the writer paused keeps its sender's credit")
 @pytest.mark.parametrize("policy", ["refuse", "drop_oldest", "disconnect"])
 def test_outbox_holds_no_credit_when_its_writer_pauses_under_a_flush(policy: WhenFull) -> None:
     """A slow member costs a group nothing, also by what was pending already as it became slow."""

@@ -1,0 +1,24 @@
+"""Where a connection is in its life, and what keeps it from reading for a moment."""
+
+from __future__ import annotations
+
+import enum
+
+__all__ = ["HELD_BACK", "NO_ROOM", "TURN_OVER", "State"]
+
+# What keeps a connection from reading for a moment.
+NO_ROOM = 1  # a block of its own stands in line at the parse stage
+TURN_OVER = 2  # it has brought enough for this turn of the loop
+HELD_BACK = 4  # it has said too much lately
+
+
+class State(enum.IntEnum):
+    """Where a connection is in its life; only ever goes up."""
+
+    NEW = 0  # constructed, no transport yet
+    LOGIN = 1  # its first line has not come
+    OPEN = 2  # logged in
+    LEAVING = 3  # the peer has ended its stream; its copies are waited for
+    FLUSHING = 4  # we end it: what is pending goes out
+    LINGERING = 5  # our side is shut down; reading and throwing away until the peer closes
+    CLOSED = 6

@@ -1,0 +1,27 @@
+"""The bounds and policies that all outboxes of a worker share, and what they queue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from stages.message import Batch
+
+__all__ = ["Entry", "OutboxSettings", "WhenFull"]
+
+WhenFull: TypeAlias = Literal["stall", "refuse", "drop_oldest", "disconnect"]
+
+Entry: TypeAlias = tuple[bytes, int, Batch]
+"""Encoded lines, how many copies they are, and the batch that these belong to."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxSettings:
+    """Bounds and policies, the same for all outboxes of a worker."""
+
+    max_outbox_bytes: int  # pending at most
+    high_watermark_bytes: int  # above: senders are stalled
+    low_watermark_bytes: int  # at or under: they go on
+    max_flush_bytes: int  # handed to the writer in one call, unless one entry is larger
+    direct: WhenFull = "stall"  # a full outbox and a message to one recipient
+    fanout: WhenFull = "refuse"  # a full outbox and a message to several
