@@ -70,9 +70,8 @@ class _Flood:
             sender = Sender(near, Script(b"reader%d: " % i, texts), 1)
             self._senders.append(sender)
             self._receivers.append(Receiver(far, Script(b"from flooder%d: " % i, texts), sender))
-        self._peers: dict[int, Sender | Receiver] = {
-            peer.sock.fileno(): peer for peer in (*self._senders, *self._receivers)
-        }
+        peers: list[Sender | Receiver] = [*self._senders, *self._receivers]
+        self._peers = {peer.sock.fileno(): peer for peer in peers}
         self._buffer = ReadBuffer()
 
     def run(self) -> Figures:

@@ -21,8 +21,12 @@ if TYPE_CHECKING:
     from chat_gateway.config import Config
     from chat_gateway.listen_address import ListenAddress
 
-# "b:" and its end.
+# "b:" and its end: what takes most for each of its bytes once it is encoded.
 SHORTEST_LINE_BYTES = 3
+# "b,c:" and its end: what counts most for each of its bytes while it waits, since `stages.message` counts
+# `ENTRY_BYTES` for each recipient of several.
+SHORTEST_LINE_TO_TWO_BYTES = 5
+ENTRY_BYTES = 96
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +72,9 @@ def most_message_memory_bytes(config: Config) -> MemoryBound:
     it is known that the bound is reached; and what the transport holds, which counts as delivered.
     """
     limits, outbox = config.limits, config.outbox
-    lines = limits.max_read_bytes // SHORTEST_LINE_BYTES
-    read = BLOCK_OVERHEAD_BYTES + limits.max_read_bytes + lines * LINE_OVERHEAD_BYTES
+    encoded = limits.max_read_bytes + limits.max_read_bytes // SHORTEST_LINE_BYTES * LINE_OVERHEAD_BYTES
+    lines = limits.max_read_bytes // SHORTEST_LINE_TO_TWO_BYTES
+    read = BLOCK_OVERHEAD_BYTES + limits.max_read_bytes + lines * (LINE_OVERHEAD_BYTES + 2 * ENTRY_BYTES)
     shared = [MemoryPart("messages in flight", limits.max_buffered_bytes, "limits.max_buffered_bytes")]
     if config.dead_letters.path:
         shared.append(MemoryPart("dead letters", MAX_QUEUED_BYTES, "that wait for the disk"))
@@ -79,11 +84,11 @@ def most_message_memory_bytes(config: Config) -> MemoryBound:
             limits.max_line_bytes + limits.max_read_bytes,
             "limits.max_line_bytes, and the read that passes it",
         ),
-        MemoryPart("one read more", read, "limits.max_read_bytes of the shortest lines, once encoded"),
+        MemoryPart("one read more", read, "limits.max_read_bytes of the shortest lines, each to several"),
         MemoryPart(
             "one flush",
-            max(outbox.send_buffer_bytes, read),
-            "outbox.send_buffer_bytes, or all that one read brought",
+            max(outbox.send_buffer_bytes, encoded),
+            "outbox.send_buffer_bytes, or all that one read brought, once encoded",
         ),
     )
     return MemoryBound(tuple(shared), parts, limits.max_connections)

@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection", "State"]
 
-# What a peer may still send after we closed our side before we stop listening politely.
-_MAX_DISCARDED_BYTES = 1 << 20
+# What a peer may still send after we closed our side before it is reset: more than the kernels of both
+# sides hold between them (tcp_rmem and tcp_wmem are 6 and 4 MiB by default), or a busy sender that stops
+# at once would be reset all the same. `linger_s` bounds it in time.
+_MAX_DISCARDED_BYTES = 16 << 20
 
 
 class Connection(asyncio.BufferedProtocol):

@@ -297,7 +297,7 @@ class Stage(Generic[In, Out]):
 
     def _maybe_end(self) -> None:
         assert self._ended is not None
-        is_busy = self._taken or self._blocked_by is not None or self._keys
+        is_busy = self._blocked_by is not None or self._keys  # what was taken is done, unless blocked
         if self._ended.done() or is_busy or not self._receive.is_at_end:
             return
         if self.output is not None:

@@ -67,6 +67,19 @@ async def test_send_is_undone_when_cancelled_in_the_turn_it_was_served() -> None
     assert (now.waited_sends, now.send_wait_s, receiving.send_waits.total) == (1, 4.0, 1)
 
 
+async def test_send_is_undone_when_served_in_the_turn_it_was_cancelled() -> None:
+    """The other way round: room that comes too late for a cancelled sender goes to the next one."""
+    sending, receiving = opened(1)
+    sending.send_nowait("a")
+    sender = await started(sending.send("b"))
+    behind = await started(sending.send("c"))
+    sender.cancel()
+    assert receiving.receive_nowait() == "a"  # serves "b", which nobody awaits any more
+    await behind
+    assert sender.cancelled()
+    assert items_in(receiving) == ["c"]
+
+
 async def test_send_stays_received_when_cancelled_after_that() -> None:
     """What somebody has received already is not taken back, nor is an equal item of somebody else."""
     sending, receiving = opened(1, clock=Clock())  # same item, weight and time
@@ -182,6 +195,16 @@ async def test_receive_leaves_the_line_when_cancelled() -> None:
     assert not tasks[3].done()
     tasks[3].cancel()
     await turn()
+
+
+async def test_receive_leaves_nothing_behind_when_cancelled_again_and_again() -> None:
+    """Receivers that give up, as those with a timeout do, do not pile up in a channel that stays empty."""
+    _, receiving = opened(5)
+    for _ in range(10):
+        task = await started(receiving.receive())
+        task.cancel()
+        await turn()
+    assert not receiving._channel.receivers  # nothing public tells
 
 
 async def test_receive_is_fair_when_one_receiver_is_always_quick() -> None:

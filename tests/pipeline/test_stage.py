@@ -291,6 +291,24 @@ async def test_stage_stops_and_resumes_when_downstream_is_blocked() -> None:
     assert gate.began == list(range(10))
 
 
+async def test_stage_has_not_ended_when_its_last_result_waits_for_room() -> None:
+    """A synchronous stage ends only after all it returned has been accepted downstream."""
+    gate = Gate()
+    topology = running(stage(), stage(gate, capacity=1))
+    for item in "ab":
+        topology.input.send_nowait(item)
+    await turn()
+    topology.input.close()
+    ended = asyncio.create_task(topology.stages[0].wait_ended())
+    await turn()
+    assert not ended.done()
+    gate.let_out("a")
+    await ended
+    await turn()
+    gate.let_out("b")
+    await topology.drain()
+
+
 async def test_stage_goes_on_when_a_synchronous_handler_raises() -> None:
     """Each failure is reported once, a cancelled future's too, and the others are handled in order."""
     failures = Failures()

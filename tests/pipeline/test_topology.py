@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ClosedResourceError
+from pipeline.stage import Stage
 from pipeline.topology import Topology
-from tests.pipeline.gates import Failures, Gate, accepted, pass_through, running, stage
+from tests.pipeline.gates import Failures, Gate, accepted, no_errors, pass_through, running, stage
 from tests.pipeline.sources import turn
-
-if TYPE_CHECKING:
-    from pipeline.stage import Stage
 
 capacities = st.integers(1, 5)
 
@@ -228,6 +226,43 @@ async def test_topology_runs_a_stage_again_when_a_later_one_has_unblocked_it() -
     assert arrived == list(range(6))
     await turns.topology.drain()
     assert not turns.is_inside
+
+
+async def test_topology_runs_a_later_stage_when_only_earlier_ones_ran_before() -> None:
+    """A permit that comes back at the end wakes its stage, whichever stage the last turn ended at."""
+    gate = Gate()
+    topology = running(stage(lambda item: item or None), stage(gate))
+    topology.input.send_nowait(1)
+    topology.input.send_nowait(2)
+    await turn()
+    topology.input.send_nowait(0)  # goes no further than the first stage
+    await turn()
+    gate.let_out(1)
+    await turn()
+    assert list(gate.inside) == [2]
+    gate.let_out(2)
+    await topology.drain()
+
+
+class Counted(Stage[Any, Any]):
+    """A stage that counts how often it is run."""
+
+    runs = 0
+
+    def run_ready(self) -> None:
+        self.runs += 1
+        super().run_ready()
+
+
+async def test_topology_runs_no_stage_when_it_has_nothing_to_do() -> None:
+    """A turn costs nothing for the stages that nothing has happened to."""
+    stages = [Counted("counted", pass_through, capacity=5, on_error=no_errors) for _ in range(3)]
+    topology = running(*stages)
+    await turn()
+    stages[1].input.send_nowait("x")
+    await turn()
+    assert [one.runs for one in stages] == [1, 2, 2]
+    await topology.drain()
 
 
 async def test_topology_handles_items_when_they_were_sent_before_the_start() -> None:

@@ -54,6 +54,9 @@ class _Owner:
     def unsent_bytes(self) -> int:
         return self.unsent
 
+    def fail(self) -> None:
+        raise AssertionError("no writer fails here")
+
     def evict(self) -> None:
         self.evictions += 1
 
