@@ -265,7 +265,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _may_read(self) -> bool:
         if self.state >= State.FLUSHING:
-            return True  # to throw away
+            return not self._obstacles & TURN_OVER  # to throw away, one read a turn
         if self._obstacles or self._all.is_draining:
             return False
         return self.session is None or self.session.may_read

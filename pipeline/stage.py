@@ -182,11 +182,16 @@ class Stage(Generic[In, Out]):
                 )
             except (WouldBlock, EndOfChannel):
                 return
-        taken = self._taken
+        taken, output = self._taken, self.output
         while taken and self._blocked_by is None:
             received = taken.popleft()
             try:
-                is_accepted = self._pass_on(self._handler(received.item), self._unblock)
+                result = self._handler(received.item)
+                is_accepted = (
+                    result is None
+                    or output is None
+                    or output.offer(result, self._weigh(result), self._unblock)
+                )
             except (Exception, asyncio.CancelledError) as error:
                 self._fail(received, error)
                 continue
@@ -205,12 +210,6 @@ class Stage(Generic[In, Out]):
         self._wake()
 
     # Ways out, for either kind of handler.
-
-    def _pass_on(self, result: Out | None, on_room: Callable[[], None]) -> bool:
-        """Hand a result on; False when it waits for room: then `on_room` is called once it has some."""
-        if result is None or self.output is None:
-            return True
-        return self.output.offer(result, self._weigh(result), on_room)
 
     def _leave(self, received: Received[In]) -> None:
         self._handled += 1
@@ -264,7 +263,9 @@ class Stage(Generic[In, Out]):
 
         is_waiting = False  # for room downstream; keeps key and permit until then
         try:
-            is_waiting = not self._pass_on(await self._call(received.item), on_room)
+            result = await self._call(received.item)
+            if result is not None and self.output is not None:
+                is_waiting = not self.output.offer(result, self._weigh(result), on_room)
         except Exception as error:
             self._fail(received, error)
         except asyncio.CancelledError as error:
