@@ -89,6 +89,8 @@ class Stage(Generic[In, Out]):
         ends: tuple[SendEnd[In], ReceiveEnd[In]] = open_channel(capacity, clock=clock)
         self.input, self._receive = ends
         self.output: SendEnd[Out] | None = None  # the next stage's input; set by the topology
+        self.following: Stage[Out, Any] | None = None  # the next stage; set by the topology
+        self.turn_weight = 0  # weight that passed the channel by in this turn; the topology sets it back
         self.permits = Permits(concurrency)
         self.time_in_stage = Histogram()  # from being sent to having left, for each item
         self._handler: Callable[[In], Any] = handler
@@ -171,37 +173,70 @@ class Stage(Generic[In, Out]):
 
     # Synchronous handlers: in line, no task.
 
+    def take_now(self, item: In, weight: int) -> bool:
+        """Handle an item at once, past the channel, if nothing is in this stage and its turn is not over.
+
+        For the stage before: it spares what waits for nothing the way through the channel; False means that
+        the item has to go that way.
+        """
+        if self.is_asynchronous or self._is_aborted or self.turn_weight >= MAX_TURN_WEIGHT:
+            return False
+        if not self.input.pass_by(weight):
+            return False
+        self.turn_weight += weight
+        self._handle(item, weight, None)
+        return True
+
     def _run_in_line(self) -> None:
         if self._blocked_by is not None:
             return
-        began = self._clock()
-        if not self._taken:
+        taken = self._taken
+        if not taken:
             try:
-                self._taken.extend(
+                taken.extend(
                     self._receive.receive_many_nowait(min(self.capacity, MAX_TURN_WEIGHT), hold=True)
                 )
             except (WouldBlock, EndOfChannel):
                 return
-        taken, output = self._taken, self.output
         while taken and self._blocked_by is None:
             received = taken.popleft()
-            try:
-                result = self._handler(received.item)
-                is_accepted = (
-                    result is None
-                    or output is None
-                    or output.offer(result, self._weigh(result), self._unblock)
-                )
-            except (Exception, asyncio.CancelledError) as error:
-                self._fail(received, error)
-                continue
-            if is_accepted:
-                self._leave(received)
-            else:
-                self._blocked_by = received
-        self._busy_s += self._clock() - began
+            self._handle(received.item, received.weight, received)
         if self._blocked_by is None and self._receive.has_items:
             self._wake()
+
+    def _handle(self, item: In, weight: int, received: Received[In] | None) -> None:
+        """Handle one item and hand its result on; `received` is None for one that passed the channel by."""
+        clock = self._clock
+        began = clock()
+        after = began
+        try:
+            result = self._handler(item)
+            after = clock()
+            if result is not None and self.output is not None and not self._hand_on(result):
+                if received is None:
+                    received = Received(item, weight, began)
+                    self._receive.hold(weight)
+                self._blocked_by = received
+                return
+        except (Exception, asyncio.CancelledError) as error:
+            self._fail(item, weight if received is not None else 0, error)
+            return
+        finally:
+            self._busy_s += after - began
+        self._handled += 1
+        if received is None:
+            self.time_in_stage.record(after - began)
+        else:
+            self.time_in_stage.record(after - received.sent_at)
+            self._receive.free(weight)
+
+    def _hand_on(self, result: Out) -> bool:
+        """Give a result to the next stage; False when it waits there for room."""
+        assert self.output is not None
+        weight = self._weigh(result)
+        if self.following is not None and self.following.take_now(result, weight):
+            return True
+        return self.output.offer(result, weight, self._unblock)
 
     def _unblock(self) -> None:
         received, self._blocked_by = self._blocked_by, None
@@ -216,12 +251,12 @@ class Stage(Generic[In, Out]):
         self.time_in_stage.record(self._clock() - received.sent_at)
         self._receive.free(received.weight)
 
-    def _fail(self, received: Received[In], error: Exception | asyncio.CancelledError) -> None:
+    def _fail(self, item: In, held_weight: int, error: Exception | asyncio.CancelledError) -> None:
         if isinstance(error, asyncio.CancelledError):  # not of this stage, but of what the handler asked
             error = RuntimeError("what the handler waited for was cancelled")
         self._failed += 1
-        self._receive.free(received.weight)
-        self._on_error(received.item, error)
+        self._receive.free(held_weight)
+        self._on_error(item, error)
 
     # Asynchronous handlers: a task for each item.
 
@@ -249,7 +284,7 @@ class Stage(Generic[In, Out]):
                 key = self._key(received.item) if self._key else id(received)
                 behind = self._keys.get(key)
             except Exception as error:
-                self._fail(received, error)
+                self._fail(received.item, received.weight, error)
                 continue
             if behind is None:
                 self._keys[key] = deque()
@@ -267,11 +302,11 @@ class Stage(Generic[In, Out]):
             if result is not None and self.output is not None:
                 is_waiting = not self.output.offer(result, self._weigh(result), on_room)
         except Exception as error:
-            self._fail(received, error)
+            self._fail(received.item, received.weight, error)
         except asyncio.CancelledError as error:
             if _is_cancelled():
                 raise
-            self._fail(received, error)
+            self._fail(received.item, received.weight, error)
         else:
             if not is_waiting:
                 self._leave(received)

@@ -47,6 +47,7 @@ class Topology:
         self._loop: asyncio.AbstractEventLoop | None = None
         for stage, following in zip(self.stages, self.stages[1:], strict=False):
             stage.output = following.input
+            stage.following = following
 
     @property
     def input(self) -> SendEnd[Any]:
@@ -91,6 +92,8 @@ class Topology:
         if self._on_turn_begin is not None:
             self._on_turn_begin()
         ready = self._ready
+        for stage in self.stages:
+            stage.turn_weight = 0
         try:
             for index, stage in enumerate(self.stages):
                 if ready[index]:

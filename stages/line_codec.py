@@ -53,6 +53,8 @@ class LineFramer:
 
         In that case the lines before it are returned, and nothing more must be fed.
         """
+        if not self._tail and data.endswith(b"\n") and len(data) <= self._max_line_bytes:
+            return data, False  # by far the most frequent: whole lines, and not many
         cut = data.rfind(b"\n") + 1
         if not cut:
             self._tail = _appended(self._tail, data)

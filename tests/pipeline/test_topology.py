@@ -261,7 +261,7 @@ async def test_topology_runs_no_stage_when_it_has_nothing_to_do() -> None:
     await turn()
     stages[1].input.send_nowait("x")
     await turn()
-    assert [one.runs for one in stages] == [1, 2, 2]
+    assert [one.runs for one in stages] == [1, 2, 1]  # the last one was handed it in line
     await topology.drain()
 
 

@@ -1,0 +1,242 @@
+"""The account of a stress run: what was sent, received and reported, and what of it does not fit together.
+
+Every text carries the number of its session and its number within that session. Told of everything by the
+clients, in their one event loop; knows no sockets and no clock.
+
+What must hold, for the copies of one session to one recipient:
+ 1. none arrives twice, changed, at somebody else, or after a later one;
+ 2. no more arrive and are reported as refused than were sent;
+ 3. if the session ended in order: sent = received + reported, but for what a recipient that broke off had
+    under way to it, which is bounded by the buffers between;
+ 4. if it broke off: of its lines to one steady recipient each, the gateway has delivered all up to some
+    line, and none after that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+
+__all__ = ["Account", "Line", "SentSession"]
+
+# Faults that are told one by one; what follows from the first ones is only counted.
+_MAX_TOLD = 30
+_NOTICE = re.compile(rb"! (\S+) (?:(\S+): )?(?:(\d+) (?:messages?|lines?), )?")
+_TEXT = re.compile(rb"(\d+)\.(\d+) ")
+_OF_COPIES = ("refused", "unknown-recipient")
+
+
+@dataclass(slots=True)
+class Line:
+    """One line that was sent."""
+
+    recipients: tuple[str, ...]
+    size: int  # bytes of padding
+    at_s: float
+
+
+@dataclass(slots=True)
+class SentSession:
+    """What one session sent, and what it was told; made by the account, ended by its client."""
+
+    login: str
+    number: int
+    began_s: float
+    port: int = 0  # its own, as the gateway's log has it
+    lines: list[Line] = field(default_factory=list)
+    rejected: Counter[str] = field(default_factory=Counter)  # lines that must be rejected, by machine word
+    told: Counter[tuple[str, str]] = field(default_factory=Counter)  # by machine word and name
+    is_in: bool = False  # its login was proved
+    is_complete: bool = False  # it ended in order, so all of its lines were taken and all Notices arrived
+    ended_s: float | None = None
+
+    def refused(self, name: str) -> int:
+        """Copies reported as refused for this name; for the empty one, those that no name was told of."""
+        return sum(self.told[word, name] for word in _OF_COPIES)
+
+
+class Account:
+    """Made for one run.
+
+    Args:
+        steady: logins that always read and never leave before the end.
+        window_bytes: the most that can be under way to a client that breaks off.
+    """
+
+    def __init__(self, steady: frozenset[str], window_bytes: int) -> None:
+        # messages received in all
+        self.received_total = 0
+        # copies that arrived after copies of a later session of the same login
+        self.overtaken_by_next_session = 0
+        # copies that nobody was told of, under way to clients that broke off
+        self.lost_under_way = 0
+        self.sessions: list[SentSession] = []
+        self._steady = steady
+        self._window_bytes = window_bytes
+        self._fault_count = 0
+        self._faults: list[str] = []
+        # (session, recipient) -> numbers of the lines that arrived
+        self._arrived: dict[tuple[int, str], set[int]] = {}
+        # (session, recipient) -> the highest of them
+        self._latest: dict[tuple[int, str], int] = {}
+        # (sender, recipient) -> the latest session of that sender that anything arrived from
+        self._latest_session: dict[tuple[str, str], int] = {}
+        # recipient -> when its connections broke off
+        self._broken_s: dict[str, list[float]] = {}
+
+    @property
+    def faults(self) -> list[str]:
+        """What was wrong so far."""
+        more = self._fault_count - len(self._faults)
+        return [*self._faults, f"and {more} more"] if more else list(self._faults)
+
+    def fault(self, text: str) -> None:
+        """Note that something was wrong."""
+        self._fault_count += 1
+        if len(self._faults) < _MAX_TOLD:
+            self._faults.append(text)
+
+    # What clients tell.
+
+    def begin(self, login: str, at_s: float) -> SentSession:
+        """A connection that is going to log in."""
+        session = SentSession(login, len(self.sessions), at_s)
+        self.sessions.append(session)
+        return session
+
+    def send(self, session: SentSession, recipients: tuple[str, ...], size: int, at_s: float) -> bytes:
+        """The next line of a session, ready to be sent."""
+        session.lines.append(Line(recipients, size, at_s))
+        return ", ".join(recipients).encode() + b": " + self._text(session, len(session.lines) - 1) + b"\n"
+
+    def reject(self, session: SentSession, word: str) -> None:
+        """A session sends a line that must be rejected with this machine word."""
+        session.rejected[word] += 1
+
+    def receive(self, session: SentSession, line: bytes) -> None:
+        """A session received this line, without its end."""
+        if line.startswith(b"! "):
+            self._receive_notice(session, line)
+            return
+        head, colon, text = line.partition(b": ")
+        found = _TEXT.match(text + b" ")
+        if not (colon and head.startswith(b"from ") and found):
+            self.fault(f"{session.login} received a line that nobody sent: {line[:80]!r}")
+            return
+        self._receive_message(session.login, head[5:].decode(), int(found[1]), int(found[2]), text)
+
+    def break_off(self, login: str, at_s: float) -> None:
+        """A connection of this login ended without all that was sent to it having been read."""
+        self._broken_s.setdefault(login, []).append(at_s)
+
+    def _receive_notice(self, session: SentSession, line: bytes) -> None:
+        found = _NOTICE.match(line)
+        if found is None:
+            self.fault(f"{session.login} received a Notice of no known form: {line[:80]!r}")
+            return
+        session.told[found[1].decode(), (found[2] or b"").decode()] += int(found[3] or 1)
+
+    def _receive_message(self, login: str, sender: str, number: int, index: int, text: bytes) -> None:
+        self.received_total += 1
+        session = self.sessions[number] if number < len(self.sessions) else None
+        where = f"message {number}.{index} from {sender} at {login}"
+        if session is None or session.login != sender or index >= len(session.lines):
+            self.fault(f"{where} was never sent")
+            return
+        if login not in session.lines[index].recipients:
+            self.fault(f"{where} was for {session.lines[index].recipients}")
+        if text != self._text(session, index):
+            self.fault(f"{where} was changed: {text[:60]!r}")
+        arrived = self._arrived.setdefault((number, login), set())
+        latest = self._latest.get((number, login), -1)
+        if index in arrived:
+            self.fault(f"{where} is a duplicate")
+        elif index < latest:
+            self.fault(f"{where} came after {number}.{latest}")
+        arrived.add(index)
+        self._latest[number, login] = max(latest, index)
+        newest = self._latest_session.get((sender, login), -1)
+        self.overtaken_by_next_session += number < newest
+        self._latest_session[sender, login] = max(newest, number)
+
+    # What does not fit together at the end.
+
+    def close(self) -> list[str]:
+        """All faults of the run; call it once, when every client has ended."""
+        unexplained_bytes: Counter[str] = Counter()
+        for session in self.sessions:
+            sent = Counter(name for line in session.lines for name in line.recipients)
+            unnamed = session.refused("")
+            for name, copies in sent.items():
+                missing = self._missing(session, name, copies)
+                if not session.is_complete or not missing:
+                    continue
+                if unnamed >= missing:
+                    unnamed -= missing
+                elif self._broke_off_since(name, session.began_s):
+                    self.lost_under_way += missing
+                    unexplained_bytes[name] += self._bytes_of_missing(session, name, missing)
+                else:
+                    self.fault(
+                        f"{missing} of {copies} copies from {session.login} (session {session.number}) to "
+                        f"{name} were neither received nor reported"
+                    )
+            if session.is_complete:
+                self._check_rejected(session)
+            else:
+                self._check_prefix(session)
+        for name, nbytes in unexplained_bytes.items():
+            most = self._window_bytes * len(self._broken_s[name])
+            if nbytes > most:
+                self.fault(f"{name} lost {nbytes} bytes under way to it, more than {most}")
+        return self.faults
+
+    def _missing(self, session: SentSession, name: str, copies: int) -> int:
+        """Copies without an outcome that anybody knows of."""
+        missing = copies - len(self._arrived.get((session.number, name), ())) - session.refused(name)
+        if missing < 0:
+            self.fault(
+                f"{-missing} copies from {session.login} (session {session.number}) to {name} were both "
+                "received and reported as refused"
+            )
+        return max(missing, 0)
+
+    def _broke_off_since(self, name: str, began_s: float) -> bool:
+        return any(at_s >= began_s for at_s in self._broken_s.get(name, ()))
+
+    def _bytes_of_missing(self, session: SentSession, name: str, missing: int) -> int:
+        """At least so many bytes are in that many of the lines that did not arrive."""
+        arrived = self._arrived.get((session.number, name), ())
+        lines = enumerate(session.lines)
+        sizes = sorted(one.size for i, one in lines if name in one.recipients and i not in arrived)
+        return sum(sizes[:missing])
+
+    def _check_rejected(self, session: SentSession) -> None:
+        for word in ("bad-line", "bad-text"):
+            if session.rejected[word] != session.told[word, ""]:
+                self.fault(
+                    f"{session.login} (session {session.number}) sent {session.rejected[word]} lines that are "
+                    f"{word} and was told of {session.told[word, '']}"
+                )
+
+    def _check_prefix(self, session: SentSession) -> None:
+        """Whether what arrived of the lines to one steady recipient each is their beginning."""
+        first_missing = None
+        for index, line in enumerate(session.lines):
+            name = line.recipients[0]
+            if len(line.recipients) > 1 or name not in self._steady:
+                continue
+            if index not in self._arrived.get((session.number, name), ()):
+                first_missing = index if first_missing is None else first_missing
+            elif first_missing is not None:
+                self.fault(
+                    f"{session.login} (session {session.number}): line {first_missing} was lost though line "
+                    f"{index} arrived"
+                )
+                return
+
+    @staticmethod
+    def _text(session: SentSession, index: int) -> bytes:
+        number, padding = b"%d.%d" % (session.number, index), b"x" * session.lines[index].size
+        return number + b" " + padding if padding else number
