@@ -29,11 +29,12 @@ lint: $(BIN)/.installed
 types: $(BIN)/.installed
 	$(BIN)/mypy
 
+# Coverage is that of the packages without sockets, by their own tests; the others run on two cores.
 tests: $(BIN)/.installed
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest tests --ignore tests/e2e $(PYTEST_ARGS)
+	$(BIN)/coverage run -m pytest tests/pipeline tests/retry tests/stages $(PYTEST_ARGS)
 	$(BIN)/coverage report
-	$(BIN)/python -m pytest tests/e2e $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests -n 2 --ignore tests/pipeline --ignore tests/retry --ignore tests/stages $(PYTEST_ARGS)
 
 bench: $(BIN)/.installed ## the scenarios of bench/ against the gateway and a baseline, with a table
 	$(BIN)/python -m bench $(BENCH_ARGS)
