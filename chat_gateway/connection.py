@@ -13,7 +13,7 @@ import asyncio
 from typing import TYPE_CHECKING, cast
 
 from chat_gateway.disconnect import Disconnect
-from chat_gateway.lifecycle import HELD_BACK, NO_ROOM, TURN_OVER, State
+from chat_gateway.lifecycle import HELD_BACK, MAX_DISCARDED_BYTES, NO_ROOM, TURN_OVER, State
 from chat_gateway.session import Session
 from chat_gateway.sockets import is_peer_gone, unsent_bytes
 from stages.first_line import BadLoginError, NotLineProtocolError, check_unfinished, login_of
@@ -29,11 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection", "State"]
 
-# What a peer may still send after we closed our side before it is reset: more than the kernels of both
-# sides hold between them (tcp_rmem and tcp_wmem are 6 and 4 MiB by default), or a busy sender that stops
-# at once would be reset all the same. `linger_s` bounds it in time.
-_MAX_DISCARDED_BYTES = 16 << 20
-
 
 class Connection(asyncio.BufferedProtocol):
     """Made by a listener, ends when its transport does. Lives in the loop's callbacks."""
@@ -42,6 +37,7 @@ class Connection(asyncio.BufferedProtocol):
         "_all",
         "_closed_waiter",
         "_discarded",
+        "_early",
         "_framer",
         "_last_line",
         "_left_bytes",
@@ -70,6 +66,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self.is_reading = True  # as the transport was last told
         self._obstacles = 0  # what keeps this connection alone from reading: flags of `lifecycle`
+        self._early = b""  # read before its address was to be served
         self._discarded = 0  # bytes thrown away while closing
         self._closed_waiter: asyncio.Future[None] | None = None  # who waits for its end
         self._last_line = b""  # Notice that says why it ends
@@ -168,8 +165,8 @@ class Connection(asyncio.BufferedProtocol):
             self._all.settle(self)
 
     def end_if_gone(self) -> bool:
-        """End it if its peer has gone, which a connection that is not read does not notice by itself."""
-        if self.is_reading or self._transport is None:
+        """End it if its peer has gone unnoticed, or has ended its stream and only waits for outcomes."""
+        if self._transport is None or (self.is_reading and self.state != State.LEAVING):
             return False
         if not is_peer_gone(self._transport.get_extra_info("socket")):
             return False
@@ -271,13 +268,16 @@ class Connection(asyncio.BufferedProtocol):
         return self.session is None or self.session.may_read
 
     def _on_data(self, data: bytes) -> None:
-        if self.state == State.LOGIN:
+        if self.state == State.LOGIN and self._obstacles & HELD_BACK and self._transport is not None:
+            self._early += data  # uvloop begins to read after `connection_made`, even what paused there
+            self._transport.pause_reading()
+        elif self.state == State.LOGIN:
             self._on_login_data(data)
         elif self.state == State.OPEN:
             self._on_lines(*self._framer.feed(data))
         elif self.state >= State.FLUSHING:
             self._discarded += len(data)
-            if self._discarded > _MAX_DISCARDED_BYTES:
+            if self._discarded > MAX_DISCARDED_BYTES:
                 self.abort(Disconnect.CLIENT_LOST)
 
     def _on_lines(self, block: bytes, is_too_long: bool) -> None:
@@ -313,6 +313,9 @@ class Connection(asyncio.BufferedProtocol):
     def _clear_obstacle(self, obstacle: int) -> None:
         self._obstacles &= ~obstacle
         self.update_reading()
+        if self._early and not self.is_held_back:
+            early, self._early = self._early, b""
+            self._on_data(early)
 
     def _on_eof(self) -> bool:
         if self.state in (State.LOGIN, State.OPEN):
@@ -396,5 +399,4 @@ class Connection(asyncio.BufferedProtocol):
 
     def _on_own_error(self, error: Exception) -> None:
         self._all.log.error("connection.failed", address=self.address, port=self.port, exc_info=error)
-        self.reason = Disconnect.ERROR
-        self.abort(Disconnect.ERROR)
+        self.fail()

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["HELD_BACK", "NO_ROOM", "TURN_OVER", "State"]
+__all__ = ["HELD_BACK", "MAX_DISCARDED_BYTES", "NO_ROOM", "TURN_OVER", "State"]
+
+# What a peer may still send after we closed our side before it is reset: more than the kernels of both
+# sides hold between them (tcp_rmem and tcp_wmem are 6 and 4 MiB by default), or a busy sender that stops
+# at once would be reset all the same. `linger_s` bounds it in time.
+MAX_DISCARDED_BYTES = 16 << 20
 
 # What keeps a connection from reading for a moment.
 NO_ROOM = 1  # a block of its own stands in line at the parse stage

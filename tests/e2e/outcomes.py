@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["assert_adds_up", "notice_counts", "options", "whole_lines"]
 
-_REFUSED = re.compile(r"! (refused|unknown-recipient)(?: (\S+))?: (?:(\d+) messages?, )?[a-z ]+")
+_REFUSED = re.compile(r"! (refused|unknown-recipient)(?: (\S+):)? (?:(\d+) messages?, )?[a-z ]+")
 
 
 def options(**values: object) -> list[str]:

@@ -1,4 +1,4 @@
-"""Limits of rates and of connections for each address: who is over one waits or is told so, others are not."""
+"""Limits of rates and of connections for each address: who is over one waits or is told so, alone."""
 
 from __future__ import annotations
 
@@ -124,6 +124,7 @@ async def test_new_connections_are_delayed_when_their_address_brings_too_many() 
         others_in = sum(task.done() for task in waiting)
         assert all(await asyncio.gather(*waiting))
         took_s = time.monotonic() - began
+        await gateway.wait_record("session.login", lambda record: record["login"] == f"one{count - 1}")
         logins = [record["login"] for record in gateway.found("session.login")]
         for client in clients:
             await client.close()
