@@ -6,7 +6,7 @@ CONFIG ?= configs/gateway.toml
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all lint types tests bench bench-quick clean
+.PHONY: help run test test-all lint types tests bench bench-quick bench-reliability stress fuzz clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -51,6 +51,20 @@ test-all: lint types ## the tests on every interpreter from 3.11 to 3.13 that is
 		found=1; echo "python$$version: $$python"; \
 		$(MAKE) --no-print-directory tests PYTHON="$$python" VENV=.venv-$$version || exit 1; \
 	done; [ $$found = 1 ]
+
+SEED ?= 1
+STRESS_SECONDS ?= 30
+FUZZ_SECONDS ?= 60
+
+stress: $(BIN)/.installed ## a self-checking run of clients that stall, vanish and return: SEED=n
+	$(BIN)/python -m bench.stress --seed $(SEED) --seconds $(STRESS_SECONDS)
+
+fuzz: $(BIN)/.installed ## coverage-guided fuzzing of the line codec for FUZZ_SECONDS
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	$(BIN)/python -m bench.fuzz --seconds $(FUZZ_SECONDS)
+
+bench-reliability: $(BIN)/.installed ## the promises under slow and hostile peers, with their figures
+	$(BIN)/python -m bench.reliability $(BENCH_ARGS)
 
 clean: ## remove what was built
 	rm -rf $(VENV) .venv-* build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

@@ -26,6 +26,7 @@ _MAX_EVENTS = 1024
 _PIECE = b"a" * 65_536
 _BAD_LINE = b"this line has no recipient\n"
 _BAD_LOGIN = b"not allowed: a colon\n"
+_OPENED_AT_ONCE = 16
 _MAX_BURST = 1024  # bad lines that one peer sends at once; the rest is left out
 
 
@@ -35,6 +36,7 @@ class DripOptions:
 
     address: tuple[str, int]
     connections: int = 5000
+    opened_per_s: float = 2500.0
     seconds: float = 20.0
 
 
@@ -68,7 +70,10 @@ def run_drip(options: DripOptions, on_begun: Callable[[], None]) -> Figures:
     """
     with select.epoll() as poll:
         opened_s: dict[int, tuple[socket.socket, float]] = {}
-        for _ in range(options.connections):
+        first_s = time.perf_counter()
+        for i in range(options.connections):
+            if i % _OPENED_AT_ONCE == 0:
+                time.sleep(max(first_s + i / options.opened_per_s - time.perf_counter(), 0.0))
             sock = connect(options.address)
             sock.setblocking(False)
             poll.register(sock, select.EPOLLIN)

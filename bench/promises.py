@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from bench.memory import FALLEN_SHARE
 from bench.options import LoadOptions
 from bench.trial import Peers, Plan, bounds
 from bench.verdict import Goal
@@ -51,7 +52,7 @@ class Trials:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """One scenario; `make` gets the scale, and the figures of a first run with the peers if it `asks`."""
+    """One scenario; `make` gets the scale and, if it `asks`, the figures of a first run of `beside`."""
 
     name: str
     shows: str
@@ -183,6 +184,7 @@ def _make_no_line_end(scale: Scale, _: object) -> Trials:
 def _make_churn(scale: Scale, _: object) -> Trials:
     visits = scale.share(200_000, 0.05)
     plan = Plan(
+        ("log.flood_per_s=10",),  # the limit remembers so many records of each kind, which is memory
         peers=(Peers("visits", {"visits": visits}),),
         warm_up=(Peers("visits", {"visits": 5000}),),
         watch_s=5.0,
@@ -198,29 +200,26 @@ def _make_churn(scale: Scale, _: object) -> Trials:
     return Trials(plan, None, goals)
 
 
-def _make_overload(scale: Scale, _: object) -> Trials:
+def _make_overload(scale: Scale, first: dict[str, Any] | None) -> Trials:
+    """The first run measures what this load's own capacity is; the others are at three times that."""
     pairs, stuck, ceiling = 200, 200, 32 * MIB
     seconds = scale.seconds_or(10.0, 5.0)
     settings = (f"limits.max_buffered_bytes={ceiling}", f"limits.max_connections={2 * (pairs + stuck) + 16}")
-    load = LoadOptions(
-        pairs=pairs, rate_per_s=3 * scale.capacity_per_s, size=(1024, 1024), seconds=seconds, drain_s=20.0
-    )
-    options = {"senders": stuck, "recipients": stuck, "burst": 10, "seconds": seconds + 2}
-    watch_s = 60.0
     found = bounds(settings)
-    plan = Plan(settings, load, (Peers("stuck", options),), watch_s=watch_s)
-    needed = ("buffered_bytes_peak", 0.8 * ceiling)  # or there was no overload
-    goals = (  # a bound that `chat-gateway check` prints is one for all connections at once
-        Goal(
-            "counted bytes at most, MiB", "buffered_bytes_peak", "<=",
-            ceiling + 2 * (pairs + stuck) * found.parts_bytes["one read more"], scale=_MIB, needs=needed,
-        ),
-        Goal(
-            "memory growth, MiB", "growth_bytes", "<=", found.total_bytes, scale=_MIB, needs=needed
-        ),
-        Goal("counted bytes afterwards", "buffered_bytes_last", "==", 0, needs=needed),
-        Goal("three quarters of the rise given back after, s", "fallen_after_s", "<=", watch_s, needs=needed),
-        Goal("share of the rise given back", "fallen_share", ">=", 0.75, needs=needed),
+    load = LoadOptions(pairs=pairs, window=16, size=(1024, 1024), seconds=3.0, drain_s=20.0)
+    plan = Plan(settings, load)
+    if first is not None:
+        load = replace(load, rate_per_s=3 * first["delivered_per_s"], seconds=seconds)
+        options = {"senders": stuck, "recipients": stuck, "burst": 10, "seconds": seconds + 2}
+        plan = Plan(settings, load, (Peers("stuck", options),), watch_s=60.0)
+    # The ceiling is noticed after a read that passes it, and every connection may be in the middle of one.
+    most = ceiling + found.config["limits"]["max_connections"] * found.parts_bytes["one read more"]
+    needs = ("buffered_bytes_peak", 0.8 * ceiling)  # or there was no overload
+    goals = (
+        Goal("counted bytes at most, MiB", "buffered_bytes_peak", "<=", most, scale=_MIB, needs=needs),
+        Goal("memory growth, MiB", "growth_bytes", "<=", found.total_bytes, scale=_MIB, needs=needs),
+        Goal("counted bytes afterwards", "buffered_bytes_last", "==", 0, needs=needs),
+        Goal("share of the rise given back in 60 s", "fallen_share", ">=", FALLEN_SHARE, needs=needs),
         Goal("lost, changed or refused of the load", "healthy_faults", "==", ""),
         *_SOUND,
     )
@@ -237,7 +236,7 @@ def _make_bad_lines(scale: Scale, _: object) -> Trials:
         Goal("log lines in any second", "log_lines_per_s_most", "<=", 100),
         Goal("records that the log says are left out", "log_left_out", ">=", 1),
         Goal("sessions closed for bad lines", "bad_lines.lost_sessions", "==", 0),
-        *_UNHARMED,
+        Goal("lost, changed or refused of the healthy", "healthy_faults", "==", ""),
         *_SOUND,
     )
     return Trials(Plan(settings, healthy, (bad,)), Plan(settings, healthy), goals)
@@ -251,6 +250,6 @@ PROMISES = (
     Promise("slow-login", "5,000 connections that send a byte a second and never log in", _make_slow_login),
     Promise("no-line-end", "100 connections that push 100 MB each without a line end", _make_no_line_end),
     Promise("churn", "200,000 cycles of connect, login and leave", _make_churn),
-    Promise("overload", "three times the capacity, and recipients that never read", _make_overload),
+    Promise("overload", "three times the capacity, recipients that never read", _make_overload, asks=True),
     Promise("bad-lines", "100,000 lines a second that are no messages, and bad logins", _make_bad_lines),
 )

@@ -36,9 +36,11 @@ _SETTINGS = (
     "outbox.send_buffer_bytes=16384",
     "outbox.write_timeout_s=0.5",
     "outbox.min_progress_bytes=1024",
-    "outbox.evict_after_s=3",
+    "outbox.evict_after_s=2.5",
     "outbox.reconnect_grace_s=1",
     "outbox.linger_s=1",
+    "retry.max_delay_s=0.2",
+    "retry.budget_floor=100",
     "breaker.reset_timeout_s=0.5",
     "metrics.interval_s=0.5",
     "log.flood_per_s=100000",
@@ -206,7 +208,7 @@ def _print_summary(clients: list[Client], account: Account, watch: _Ends) -> Non
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run once; 0 if all was well."""
-    parser = argparse.ArgumentParser(prog="bench.stress", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = argparse.ArgumentParser(prog="bench.stress", description="A self-checking run.")
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the plan (default: the time)")
     parser.add_argument("--seconds", type=float, default=30.0, help="length of the plan")
     parser.add_argument("--clients", type=int, default=48, help="how many take part")

@@ -31,7 +31,7 @@ _OF_COPIES = ("refused", "unknown-recipient")
 class Line:
     """One line that was sent."""
 
-    recipients: tuple[str, ...]
+    recipients: tuple[str, ...]  # perhaps one of them twice, which is one copy
     size: int  # bytes of padding
     at_s: float
 
@@ -166,7 +166,7 @@ class Account:
         """All faults of the run; call it once, when every client has ended."""
         unexplained_bytes: Counter[str] = Counter()
         for session in self.sessions:
-            sent = Counter(name for line in session.lines for name in line.recipients)
+            sent = Counter(name for line in session.lines for name in set(line.recipients))
             unnamed = session.refused("")
             for name, copies in sent.items():
                 missing = self._missing(session, name, copies)
@@ -180,7 +180,7 @@ class Account:
                 else:
                     self.fault(
                         f"{missing} of {copies} copies from {session.login} (session {session.number}) to "
-                        f"{name} were neither received nor reported"
+                        f"{name} were neither received nor reported; {self._details(session, name)}"
                     )
             if session.is_complete:
                 self._check_rejected(session)
@@ -212,12 +212,28 @@ class Account:
         sizes = sorted(one.size for i, one in lines if name in one.recipients and i not in arrived)
         return sum(sizes[:missing])
 
+    def _details(self, session: SentSession, name: str) -> str:
+        """What helps to find a lost copy."""
+        arrived = self._arrived.get((session.number, name), ())
+        lines = [(i, line) for i, line in enumerate(session.lines) if name in line.recipients]
+        gone = [f"{i} (at {line.at_s:.3f} s)" for i, line in lines if i not in arrived]
+        told = {word: count for (word, of), count in session.told.items() if of == name}
+        stays = [
+            f"{one.number} from {one.began_s:.3f} to {one.ended_s} s"
+            for one in self.sessions
+            if one.login == name
+        ]
+        return (
+            f"told {told}, did not arrive: {', '.join(gone[:_MAX_TOLD])}; sender there from "
+            f"{session.began_s:.3f} to {session.ended_s} s; recipient's sessions: {'; '.join(stays)}"
+        )
+
     def _check_rejected(self, session: SentSession) -> None:
         for word in ("bad-line", "bad-text"):
             if session.rejected[word] != session.told[word, ""]:
                 self.fault(
-                    f"{session.login} (session {session.number}) sent {session.rejected[word]} lines that are "
-                    f"{word} and was told of {session.told[word, '']}"
+                    f"{session.login} (session {session.number}) sent {session.rejected[word]} lines that "
+                    f"are {word} and was told of {session.told[word, '']}"
                 )
 
     def _check_prefix(self, session: SentSession) -> None:
@@ -225,7 +241,7 @@ class Account:
         first_missing = None
         for index, line in enumerate(session.lines):
             name = line.recipients[0]
-            if len(line.recipients) > 1 or name not in self._steady:
+            if len(set(line.recipients)) > 1 or name not in self._steady:
                 continue
             if index not in self._arrived.get((session.number, name), ()):
                 first_missing = index if first_missing is None else first_missing

@@ -7,15 +7,17 @@ import socket
 import struct
 from typing import TYPE_CHECKING, cast
 
+from bench.stress_plan import Action
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from bench.stress_account import Account, SentSession
-    from bench.stress_plan import Action, Member
+    from bench.stress_plan import Kind, Member
 
 __all__ = ["Client"]
 
-_RECEIVE_BUFFER_BYTES = 16_384  # small, so that a client that stops reading is felt soon
+_BUFFER_BYTES = 16_384  # of the kernel, each way: small, so that pressure is felt soon
 _LATE_S = 1.0  # what should have been said so long ago is left out
 _LEAVE_TIMEOUT_S = 20.0  # until the gateway has closed; its copies may wait for stuck recipients
 _RETURN_TIMEOUT_S = 10.0  # until a login that was left is free again
@@ -111,7 +113,7 @@ class Client:
 
     async def run(self) -> None:
         """Do everything in the plan, each thing at its time."""
-        steps = {
+        steps: dict[Kind, Callable[[Action], Awaitable[None]]] = {
             "send": self._send,
             "garbage": self._send_garbage,
             "stall": self._stall,
@@ -126,7 +128,7 @@ class Client:
 
     async def finish(self) -> None:
         """Read on, leave in order and wait for the end of the connection."""
-        await self._leave()
+        await self._leave(Action(self._clock(), "leave"))
 
     async def _send(self, action: Action) -> None:
         link = await self._usable(action)
@@ -164,7 +166,7 @@ class Client:
         if link is not None and not link.transport.is_closing() and not link.transport.is_reading():
             link.transport.resume_reading()
 
-    async def _leave(self, _action: Action | None = None) -> None:
+    async def _leave(self, _action: Action) -> None:
         """End our side, read until the gateway has ended its own."""
         self._read_on()
         link = self._link
@@ -199,7 +201,7 @@ class Client:
             await link.closed
         self._note_end(link)
 
-    async def _return(self, _action: Action | None = None) -> None:
+    async def _return(self, _action: Action) -> None:
         """Log in again, as often as it takes."""
         begun_s = self._clock()
         while self._link is None:
@@ -217,7 +219,8 @@ class Client:
         login = self._member.login
         session = self._account.begin(login, self._clock())
         sock = socket.socket()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
         sock.setblocking(False)
         loop = asyncio.get_running_loop()
         await loop.sock_connect(sock, self._address)
@@ -240,7 +243,7 @@ class Client:
         link = self._link
         if link is not None and link.closed.done():
             self._note_end(link)
-            await self._return()
+            await self._return(action)
             link = self._link
         if link is None or link.is_full or self._clock() - action.at_s > _LATE_S:
             self.left_out += 1

@@ -64,6 +64,7 @@ def make_plan(seed: int, seconds: float, members: int) -> list[Member]:
 def _actions(chance: random.Random, manners: Manners, logins: list[str], seconds: float) -> list[Action]:
     weights = _KINDS[manners]
     popular = [login for login in logins if login.startswith("rude")][:_POPULAR]
+    # some names may stand twice in a line, which is allowed and one copy
     friends = [*chance.sample(logins, 4), *popular]
     actions = [Action(chance.uniform(0.0, 0.5), "return")]
     at_s = 1.0
@@ -73,6 +74,8 @@ def _actions(chance: random.Random, manners: Manners, logins: list[str], seconds
         if kind in ("leave", "vanish"):
             at_s += chance.uniform(*_AWAY_S)
             actions.append(Action(at_s, "return"))
+        elif chance.random() < 0.5:
+            at_s += actions[-1].seconds  # stuck, and silent meanwhile
         at_s += chance.uniform(*_PAUSE_S)
     return actions
 

@@ -165,8 +165,8 @@ class Connection(asyncio.BufferedProtocol):
             self._all.settle(self)
 
     def end_if_gone(self) -> bool:
-        """End it if its peer has gone unnoticed, or has ended its stream and only waits for outcomes."""
-        if self._transport is None or (self.is_reading and self.state != State.LEAVING):
+        """End it if its peer has gone, which a connection that is not read does not notice by itself."""
+        if self.is_reading or self._transport is None:
             return False
         if not is_peer_gone(self._transport.get_extra_info("socket")):
             return False

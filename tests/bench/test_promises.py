@@ -58,7 +58,7 @@ def test_peers_do_what_they_are_for_when_all_run_beside_a_load(figures: Figures)
 def test_promise_is_held_to_figures_that_a_run_gives(promise: Promise, figures: Figures) -> None:
     """No goal asks for a figure under another name than the run gives it, and no name is used twice."""
     trials = promise.make(SCALE, None)
-    assert {goal.key for goal in trials.goals} - {"fallen_after_s"} <= set(figures)
+    assert {goal.key for goal in trials.goals} <= set(figures)
     assert len({goal.shows for goal in trials.goals}) == len(trials.goals)
     for plan in filter(None, (trials.beside, trials.alone)):
         for peers in (*plan.peers, *plan.warm_up):

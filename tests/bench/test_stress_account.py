@@ -43,7 +43,7 @@ def test_account_finds_no_fault_when_everything_arrives_or_is_reported() -> None
     run.account.receive(run.alice, b"! unknown-recipient nobody: not logged in")
     run.account.reject(run.alice, "bad-line")
     run.account.receive(run.alice, b'! bad-line expected "login1, login2: message"')
-    run.account.receive(run.bob, run.send("bob", size=0))
+    run.account.receive(run.bob, run.send("bob", "bob", size=0))
     assert run.faults() == ""
 
 
