@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from chat_gateway.config import Section
 from chat_gateway.dead_letters import MAX_QUEUED_BYTES
 from chat_gateway.session import BLOCK_OVERHEAD_BYTES, LINE_OVERHEAD_BYTES
+from stages.message import ENTRY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +27,6 @@ SHORTEST_LINE_BYTES = 3
 # "b,c:" and its end: what counts most for each of its bytes while it waits, since `stages.message` counts
 # `ENTRY_BYTES` for each recipient of several.
 SHORTEST_LINE_TO_TWO_BYTES = 5
-ENTRY_BYTES = 96
 
 
 @dataclass(frozen=True, slots=True)

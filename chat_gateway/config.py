@@ -92,8 +92,8 @@ class LimitsConfig(Section):
     login_timeout_s: float = Field(default=10.0, ge=0.01, le=3600)
     """Seconds a new connection has to send its login. Lower it when idle strangers use connections up."""
     max_inflight_messages: int = Field(default=4096, ge=1, le=1_000_000)
-    """Copies of one session that are accepted and have no outcome yet; beyond them its socket is not read.
-    Choose its peak rate in copies/s × the longest delay in seconds.
+    """Lines of one session that were read and have no outcome yet; beyond them its socket is not read.
+    Choose its peak rate in lines/s × the longest delay in seconds.
     """
     max_inflight_bytes: int = Field(default=262_144, ge=1024, le=1_073_741_824)
     """The same credit in bytes. Every connection may use its own up, so lower it when the memory that

@@ -166,9 +166,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def end_if_gone(self) -> bool:
         """End it if its peer has gone, which a connection that is not read does not notice by itself."""
-        if self.is_reading or self._transport is None:
-            return False
-        if not is_peer_gone(self._transport.get_extra_info("socket")):
+        transport = self._transport
+        if self.is_reading or transport is None or not is_peer_gone(transport.get_extra_info("socket")):
             return False
         if self.session is not None and self.outbox is not None:
             self._all.hub.release(self.session)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Batch", "Block", "Ledger", "Message", "Refusal", "Run", "Sender"]
+__all__ = ["ENTRY_BYTES", "Batch", "Block", "Ledger", "Message", "Refusal", "Run", "Sender"]
 
 
 # What an entry for one recipient of several takes in an outbox beside the text that all of them share.
-_ENTRY_BYTES = 96
+ENTRY_BYTES = 96
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +174,7 @@ class Batch:
             recipients = len(run.recipients)
             copies += run.count * recipients
             if recipients > 1:
-                self.memory_bytes += recipients * _ENTRY_BYTES
+                self.memory_bytes += recipients * ENTRY_BYTES
         self.copies = copies  # copies in all
         self.pending = copies  # copies without an outcome
         ledger.accepted += copies
