@@ -99,9 +99,13 @@ class LimitsConfig(Section):
     """The same credit in bytes. Every connection may use its own up, so lower it when the memory that
     `chat-gateway check` prints is too much.
     """
-    refused_per_s: float = Field(default=1000.0, ge=0, le=1_000_000)
-    """Refused copies of one session a second; beyond them its socket is not read for a while, so that being
+    refused_per_s: float = Field(default=10.0, ge=0, le=1_000_000)
+    """Refused lines of one session a second; beyond them its socket is not read for a while, so that being
     refused is not free. Choose what an honest client may get wrong; 0 for no limit.
+    """
+    refused_burst: int = Field(default=100, ge=1, le=10_000_000)
+    """Refused lines of one session that may come at once before refused_per_s applies; one that is refused
+    for a part of its recipients counts as that part. Choose the most an honest client may get wrong at once.
     """
     messages_per_s: float = Field(default=0.0, ge=0, le=10_000_000)
     """Messages of one session a second; beyond them its socket is not read for a while, nothing is refused.

@@ -35,6 +35,7 @@ class Connection(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_all",
+        "_buffer",
         "_closed_waiter",
         "_discarded",
         "_early",
@@ -66,6 +67,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self.is_reading = True  # as the transport was last told
         self._obstacles = 0  # what keeps this connection alone from reading: flags of `lifecycle`
+        self._buffer = connections.read_buffer  # what the next read may fill
         self._early = b""  # read before its address was to be served
         self._discarded = 0  # bytes thrown away while closing
         self._closed_waiter: asyncio.Future[None] | None = None  # who waits for its end
@@ -87,17 +89,19 @@ class Connection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """The buffer that all connections share; what is in it is taken out before the next read."""
-        return self._all.read_buffer
+        return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         """So many bytes were read."""
         connections = self._all
         connections.ledger.bytes_in += nbytes
+        is_filled = nbytes == len(self._buffer)  # there may be more, for another turn
+        self._buffer = connections.read_buffer
         try:
-            self._on_data(bytes(connections.read_buffer[:nbytes]))
+            self._on_data(bytes(self._buffer[:nbytes]))
         except Exception as error:
             self._on_own_error(error)
-        if nbytes == connections.limits.max_read_bytes:
+        if is_filled:
             self._set_obstacle(TURN_OVER)
             self._all.loop.call_soon(self._clear_obstacle, TURN_OVER)
 
@@ -151,8 +155,10 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._transport.pause_reading()
 
-    def pause_for(self, seconds: float) -> None:
+    def pause_for(self, seconds: float, *, then_little: bool = False) -> None:
         """Do not read for so long; more of the same meanwhile adds nothing."""
+        if then_little:
+            self._buffer = self._all.little_buffer
         if not self.is_held_back:
             self._set_obstacle(HELD_BACK)
             self._all.loop.call_later(seconds, self._clear_obstacle, HELD_BACK)

@@ -41,6 +41,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Connections", "outbox_settings"]
 
+# What is read at first of a session that was refused too much: what it brings is likely to be refused again,
+# at the cost of all others in that turn.
+_LITTLE_BYTES = 4096
+
 
 def outbox_settings(config: Config) -> OutboxSettings:
     """The bounds and policies of every outbox under this configuration."""
@@ -97,6 +101,7 @@ class Connections:
         self.grace = Grace(config.outbox, self._on_expired, loop)
         self._dead_letters = dead_letters
         self.read_buffer = memoryview(bytearray(config.limits.max_read_bytes))
+        self.little_buffer = self.read_buffer[:_LITTLE_BYTES]  # the same bytes, for a read of not many lines
         self.is_draining = False  # nothing is read any more
         self.closed: Counter[str] = Counter()  # connections that ended, by reason
         self.accepted = 0  # connections ever

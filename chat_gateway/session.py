@@ -6,12 +6,15 @@ Knows its connection only as something whose reading it can have looked at again
 
 from __future__ import annotations
 
+import random as chance
 import time
 from typing import TYPE_CHECKING, Protocol
 
 from pipeline.token_bucket import TokenBucket
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from chat_gateway.ceiling import Ceiling
     from chat_gateway.config import LimitsConfig
     from stages.outbox import Outbox
@@ -21,6 +24,10 @@ __all__ = ["BLOCK_OVERHEAD_BYTES", "LINE_OVERHEAD_BYTES", "Reading", "Session"]
 
 # The longest time a session is not read for having said too much: a bound on what one wait can do.
 _MAX_PAUSE_S = 5.0
+
+# By how much a wait for having been refused may be longer than it must, drawn anew each time: breakers that
+# opened together must not bring all their senders back in the same moment.
+_SPREAD = 0.5
 
 # What a block of lines takes in memory beside its bytes: its objects, and for each line what is put in
 # front of it on its way out ("from ", a login of at most 64 bytes, ": ").
@@ -38,8 +45,8 @@ class Reading(Protocol):
     def update_reading(self) -> None:
         """Pause or resume reading, as everything together says now."""
 
-    def pause_for(self, seconds: float) -> None:
-        """Do not read for so long."""
+    def pause_for(self, seconds: float, *, then_little: bool = False) -> None:
+        """Do not read for so long; and `then_little` at first, where more of the same is to be feared."""
 
     def on_settled(self) -> None:
         """Every message of this session has its outcome."""
@@ -58,6 +65,7 @@ class Session:
         "_ceiling",
         "_limits",
         "_messages",
+        "_random",
         "_refusals",
         "inflight_bytes",
         "inflight_messages",
@@ -77,6 +85,7 @@ class Session:
         limits: LimitsConfig,
         ceiling: Ceiling,
         reading: Reading,
+        random: Callable[[], float] = chance.random,
     ) -> None:
         self.login = login
         self.prefix = prefix
@@ -88,8 +97,9 @@ class Session:
         self.reading = reading
         self._limits = limits
         self._ceiling = ceiling
+        self._random = random
         self._messages: TokenBucket | None = None  # of messages, where their rate is limited
-        self._refusals: TokenBucket | None = None  # of refused copies, from the first one on
+        self._refusals: TokenBucket | None = None  # of refused lines, from the first one on
         if limits.messages_per_s:
             self._messages = TokenBucket(limits.messages_per_s, limits.messages_burst, time.monotonic)
 
@@ -138,15 +148,20 @@ class Session:
         if not self.stalls:
             self.reading.update_reading()
 
-    def notify(self, word: str, reason: str, *, name: str = "", count: int = 1) -> None:
+    def notify(
+        self, word: str, reason: str, *, name: str = "", count: int = 1, lines: float | None = None
+    ) -> None:
         """See `Sender`. Whoever is refused a lot is read more slowly, so that it is not free."""
         limits = self._limits
         if limits.notices:
             self.outbox.notify(word, reason, name=name, count=count)
         if limits.refused_per_s:
             if self._refusals is None:
-                self._refusals = TokenBucket(limits.refused_per_s, limits.refused_per_s, time.monotonic)
-            self._slow_down(self._refusals, count)
+                self._refusals = TokenBucket(limits.refused_per_s, limits.refused_burst, time.monotonic)
+            delay_s = self._refusals.take(count if lines is None else lines)
+            if delay_s > 0:
+                delay_s = min(delay_s, _MAX_PAUSE_S) * (1 + _SPREAD * self._random())
+                self.reading.pause_for(delay_s, then_little=True)
 
     def _slow_down(self, bucket: TokenBucket, count: int) -> None:
         delay_s = bucket.take(count)

@@ -84,8 +84,13 @@ class Sender(Protocol):
     def unstall(self) -> None:
         """That outbox has room again; `stall` and `unstall` come in pairs, one for each outbox."""
 
-    def notify(self, word: str, reason: str, *, name: str = "", count: int = 1) -> None:
-        """Send a Notice, merged with its like."""
+    def notify(
+        self, word: str, reason: str, *, name: str = "", count: int = 1, lines: float | None = None
+    ) -> None:
+        """Send a Notice, merged with its like, about `count` copies or lines.
+
+        `lines` is how many lines' worth that is, where it is not `count`.
+        """
 
 
 class Block(NamedTuple):
@@ -216,5 +221,6 @@ class Batch:
         """So many copies to the login `name` are refused: counted, told to the sender, resolved."""
         self.ledger.refused[reason] += copies
         word = "unknown-recipient" if reason == Refusal.UNKNOWN else "refused"
-        self.sender.notify(word, reason, name=name, count=copies)
+        lines = copies * self.messages / self.copies  # one of a hundred recipients is little of a line
+        self.sender.notify(word, reason, name=name, count=copies, lines=lines)
         self.resolve(copies)

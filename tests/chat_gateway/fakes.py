@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import random as chance
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -74,13 +75,15 @@ def configured(*sets: str) -> Config:
     return load(None, {}, list(sets), [])
 
 
-def fake_session(reading: Reading, notify: Callable[..., None], *sets: str) -> Session:
+def fake_session(
+    reading: Reading, notify: Callable[..., None], *sets: str, random: Callable[[], float] = chance.random
+) -> Session:
     """A session of its own: its connection is `reading`, what its outbox is told goes to `notify`."""
     config = configured(*sets)
     ledger = Ledger()
     ceiling = Ceiling(ledger, config.limits.max_buffered_bytes, [])
     outbox = cast("Outbox", SimpleNamespace(notify=notify))
-    return Session("alice", b"from alice: ", outbox, config.limits, ceiling, reading)
+    return Session("alice", b"from alice: ", outbox, config.limits, ceiling, reading, random)
 
 
 class Record(NamedTuple):

@@ -264,6 +264,23 @@ async def test_connection_is_not_read_when_it_is_held_back() -> None:
 
 
 @virtual_time
+async def test_connection_is_read_a_little_at_first_when_it_was_refused_a_lot() -> None:
+    """One small read after the wait, in a turn of its own; whole ones again once that was not refused."""
+    gateway = FakeGateway()
+    alice, bob = gateway.login("alice"), gateway.login("bob")
+    alice.connection.pause_for(1.0, then_little=True)
+    little = len(alice.connection.get_buffer(-1))
+    assert little < len(bob.connection.get_buffer(-1))
+    await passed(1.1)
+    alice.send(b"bob: 1\n" * (little // 7) + b" " * (little % 7))
+    assert not alice.is_read
+    await turns()
+    assert alice.is_read
+    assert len(alice.connection.get_buffer(-1)) == len(bob.connection.get_buffer(-1))
+    await gateway.close()
+
+
+@virtual_time
 async def test_connection_brings_no_more_than_one_read_a_turn_when_it_floods() -> None:
     """What is beyond waits for the next turn, so that others have theirs; nothing is lost."""
     gateway = FakeGateway("limits.max_line_bytes=128", "limits.max_read_bytes=128")

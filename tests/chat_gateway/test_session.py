@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from tests.chat_gateway.fakes import fake_session
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from chat_gateway.session import Session
 
 
@@ -21,6 +23,7 @@ class FakeReading:
         self.is_reading = True
         self.updates = 0
         self.settled = 0
+        self.is_read_little = False
         self.pauses_s: list[float] = []
 
     def update_reading(self) -> None:
@@ -31,14 +34,17 @@ class FakeReading:
     def on_settled(self) -> None:
         self.settled += 1
 
-    def pause_for(self, seconds: float) -> None:
+    def pause_for(self, seconds: float, *, then_little: bool = False) -> None:
         self.pauses_s.append(seconds)
+        self.is_read_little = then_little
 
     def end_if_gone(self) -> bool:
         return False
 
 
-def made(*sets: str) -> tuple[Session, FakeReading, list[tuple[Any, ...]]]:
+def made(
+    *sets: str, random: Callable[[], float] = lambda: 0.0
+) -> tuple[Session, FakeReading, list[tuple[Any, ...]]]:
     """A session with a credit of 4 messages and 16 KiB, its connection, and its notices."""
     notices: list[tuple[Any, ...]] = []
 
@@ -47,7 +53,7 @@ def made(*sets: str) -> tuple[Session, FakeReading, list[tuple[Any, ...]]]:
 
     reading = FakeReading()
     credit = ("limits.max_inflight_messages=4", "limits.max_inflight_bytes=16384")
-    session = reading.session = fake_session(reading, notify, *credit, *sets)
+    session = reading.session = fake_session(reading, notify, *credit, *sets, random=random)
     return session, reading, notices
 
 
@@ -152,15 +158,33 @@ def test_session_keeps_silent_when_notices_are_off() -> None:
 
 
 def test_session_is_held_back_when_it_is_refused_a_lot() -> None:
-    """What is beyond the rate of refusals costs time, which is bounded."""
-    session, reading, _ = made("limits.refused_per_s=100")
-    session.notify("refused", "full", name="bob", count=100)
+    """What is beyond burst and rate costs time, which is bounded; then little is read at first."""
+    session, reading, _ = made("limits.refused_per_s=100", "limits.refused_burst=50")
+    session.notify("refused", "full", name="bob", count=50)
     assert reading.pauses_s == []
     session.notify("refused", "full", name="bob", count=100)
     session.notify("refused", "full", name="bob", count=1_000_000)
     first, second = reading.pauses_s
     assert 0 < first <= 1.0
     assert second == 5.0
+    assert reading.is_read_little
+
+
+def test_sessions_come_back_at_different_times_when_they_were_refused_together() -> None:
+    """The wait is up to half as long again, by chance."""
+    session, reading, _ = made(random=lambda: 0.5)
+    session.notify("refused", "full", name="bob", count=1_000_000)
+    assert reading.pauses_s == [6.25]
+
+
+def test_session_pays_for_a_part_of_a_line_when_that_part_was_refused() -> None:
+    """A slow member of a group does not hold those that write to the group."""
+    session, reading, _ = made("limits.refused_per_s=1", "limits.refused_burst=100")
+    for _ in range(100):
+        session.notify("refused", "full", name="bob", count=100, lines=1.0)
+    assert reading.pauses_s == []
+    session.notify("refused", "full", name="bob", count=100, lines=1.0)
+    assert len(reading.pauses_s) == 1
 
 
 def test_session_is_not_held_back_when_refusals_are_not_limited() -> None:

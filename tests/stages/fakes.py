@@ -54,7 +54,9 @@ class FakeSender:
         """See `Sender`."""
         self.stalls -= 1
 
-    def notify(self, word: str, reason: str, *, name: str = "", count: int = 1) -> None:
+    def notify(
+        self, word: str, reason: str, *, name: str = "", count: int = 1, lines: float | None = None
+    ) -> None:
         """See `Sender`."""
         self.notices.append((word, reason, name, count))
 
