@@ -103,7 +103,7 @@ class LimitsConfig(Section):
     """Refused lines of one session a second; beyond them its socket is not read for a while, so that being
     refused is not free. Choose what an honest client may get wrong; 0 for no limit.
     """
-    refused_burst: int = Field(default=100, ge=1, le=10_000_000)
+    refused_burst: int = Field(default=20, ge=1, le=10_000_000)
     """Refused lines of one session that may come at once before refused_per_s applies; one that is refused
     for a part of its recipients counts as that part. Choose the most an honest client may get wrong at once.
     """

@@ -155,10 +155,12 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._transport.pause_reading()
 
-    def pause_for(self, seconds: float, *, then_little: bool = False) -> None:
+    def read_little(self) -> None:
+        """Read only a few lines the next time."""
+        self._buffer = self._all.little_buffer
+
+    def pause_for(self, seconds: float) -> None:
         """Do not read for so long; more of the same meanwhile adds nothing."""
-        if then_little:
-            self._buffer = self._all.little_buffer
         if not self.is_held_back:
             self._set_obstacle(HELD_BACK)
             self._all.loop.call_later(seconds, self._clear_obstacle, HELD_BACK)

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Connections", "outbox_settings"]
 
-# What is read at first of a session that was refused too much: what it brings is likely to be refused again,
-# at the cost of all others in that turn.
+# What is read at once of a session that was just refused: what it brings is likely to be refused again, at the
+# cost of all others in that turn.
 _LITTLE_BYTES = 4096
 
 

@@ -45,8 +45,11 @@ class Reading(Protocol):
     def update_reading(self) -> None:
         """Pause or resume reading, as everything together says now."""
 
-    def pause_for(self, seconds: float, *, then_little: bool = False) -> None:
-        """Do not read for so long; and `then_little` at first, where more of the same is to be feared."""
+    def pause_for(self, seconds: float) -> None:
+        """Do not read for so long."""
+
+    def read_little(self) -> None:
+        """Read only a few lines the next time, since more of the same is to be feared."""
 
     def on_settled(self) -> None:
         """Every message of this session has its outcome."""
@@ -160,8 +163,8 @@ class Session:
                 self._refusals = TokenBucket(limits.refused_per_s, limits.refused_burst, time.monotonic)
             delay_s = self._refusals.take(count if lines is None else lines)
             if delay_s > 0:
-                delay_s = min(delay_s, _MAX_PAUSE_S) * (1 + _SPREAD * self._random())
-                self.reading.pause_for(delay_s, then_little=True)
+                self.reading.pause_for(min(delay_s, _MAX_PAUSE_S) * (1 + _SPREAD * self._random()))
+            self.reading.read_little()
 
     def _slow_down(self, bucket: TokenBucket, count: int) -> None:
         delay_s = bucket.take(count)

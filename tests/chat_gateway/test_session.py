@@ -34,9 +34,11 @@ class FakeReading:
     def on_settled(self) -> None:
         self.settled += 1
 
-    def pause_for(self, seconds: float, *, then_little: bool = False) -> None:
+    def pause_for(self, seconds: float) -> None:
         self.pauses_s.append(seconds)
-        self.is_read_little = then_little
+
+    def read_little(self) -> None:
+        self.is_read_little = True
 
     def end_if_gone(self) -> bool:
         return False
@@ -158,16 +160,17 @@ def test_session_keeps_silent_when_notices_are_off() -> None:
 
 
 def test_session_is_held_back_when_it_is_refused_a_lot() -> None:
-    """What is beyond burst and rate costs time, which is bounded; then little is read at first."""
+    """Little is read after a refusal; what is beyond burst and rate costs time, which is bounded."""
     session, reading, _ = made("limits.refused_per_s=100", "limits.refused_burst=50")
+    assert not reading.is_read_little
     session.notify("refused", "full", name="bob", count=50)
+    assert reading.is_read_little
     assert reading.pauses_s == []
     session.notify("refused", "full", name="bob", count=100)
     session.notify("refused", "full", name="bob", count=1_000_000)
     first, second = reading.pauses_s
     assert 0 < first <= 1.0
     assert second == 5.0
-    assert reading.is_read_little
 
 
 def test_sessions_come_back_at_different_times_when_they_were_refused_together() -> None:
