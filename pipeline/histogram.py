@@ -7,7 +7,10 @@ bucket scheme is that of HdrHistogram (Gil Tene, 2012), without its auto-resizin
 
 from __future__ import annotations
 
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["Histogram"]
 
@@ -60,6 +63,28 @@ class Histogram:
         self.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
         self.total += other.total
         self.max_us = max(self.max_us, other.max_us)
+
+    def to_data(self) -> list[int]:
+        """All of it for another process: the largest value, then index and count of each bucket in use."""
+        data = [self.max_us]
+        for index, count in enumerate(self.counts):
+            if count:
+                data += (index, count)
+        return data
+
+    @classmethod
+    def from_data(cls, data: Sequence[int]) -> Self:
+        """The histogram of which `to_data` made this.
+
+        Raises:
+            ValueError, IndexError: it is no such data.
+        """
+        histogram = cls()
+        histogram.max_us, *pairs = data
+        for index, count in zip(pairs[::2], pairs[1::2], strict=True):
+            histogram.counts[index] = count
+            histogram.total += count
+        return histogram
 
     def take(self) -> Self:
         """Hand out what was recorded so far and begin anew: one interval of a report."""

@@ -18,7 +18,7 @@ from stages.message import Run
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["LineCodec", "LineFramer", "Parsed"]
+__all__ = ["MAX_CACHE_BYTES", "LineCodec", "LineFramer", "Parsed", "most_entries", "most_tail_bytes"]
 
 # C0 but tab and the line feed that ends each line, and DEL: not allowed in a text.
 _CONTROLS = bytes(c for c in range(0x20) if c not in (0x09, 0x0A)) + b"\x7f"
@@ -28,8 +28,9 @@ _SPACES = " \t"
 _BLANK = b" \t"
 # What the cache of recipient lists may hold, keys and names as `sys.getsizeof` counts them and a place in
 # the dict: room for some 30,000 lists of one name. A client that sends ever new lists gets no more.
-_MAX_CACHE_BYTES = 8 << 20
+MAX_CACHE_BYTES = 8 << 20
 _DICT_PLACE_BYTES = 150
+_OBJECT_BYTES = 64  # of a bytes or a bytearray beside its content
 
 
 class Parsed(NamedTuple):
@@ -40,7 +41,7 @@ class Parsed(NamedTuple):
 
 
 class LineFramer:
-    """Keeps the unfinished line of one connection; at most `max_line_bytes` and the read that passed it."""
+    """Keeps the unfinished line of one connection: at most `max_line_bytes`, what is beyond is dropped."""
 
     __slots__ = ("_max_line_bytes", "_tail")
 
@@ -57,15 +58,16 @@ class LineFramer:
             return data, False  # by far the most frequent: whole lines, and not many
         cut = data.rfind(b"\n") + 1
         if not cut:
-            self._tail = _appended(self._tail, data)
-            return b"", len(self._tail) > self._max_line_bytes
+            return b"", self._keep(data)
         block = data if cut == len(data) else data[:cut]
         if self._tail:
             block = bytes(self._tail) + block
-        self._tail = data[cut:]
+            self._tail = b""
+        is_too_long = self._keep(data[cut:])
         if len(block) > self._max_line_bytes:
-            return self._before_too_long(block)
-        return block, len(self._tail) > self._max_line_bytes
+            whole = self._before_too_long(block)
+            return whole, is_too_long or len(whole) < len(block)
+        return block, is_too_long
 
     def finish(self) -> bytes:
         """The stream has ended: the last line without its end counts; returned with its end, or empty."""
@@ -77,15 +79,38 @@ class LineFramer:
         """The unfinished line."""
         return self._tail
 
-    def _before_too_long(self, block: bytes) -> tuple[bytes, bool]:
+    def _keep(self, data: bytes) -> bool:
+        """Add to the unfinished line as far as one may reach; True if that is not all."""
+        room = self._max_line_bytes - len(self._tail)
+        is_too_long = len(data) > room
+        self._tail = _appended(self._tail, data[:room] if is_too_long else data)
+        return is_too_long
+
+    def _before_too_long(self, block: bytes) -> bytes:
         """Step from line end to line end as far as a line may reach, so short lines cost no step each."""
         start, reach = 0, self._max_line_bytes + 1
         while start < len(block):
             end = block.rfind(b"\n", start, start + reach) + 1
             if not end:
-                return block[:start], True
+                return block[:start]
             start = end
-        return block, len(self._tail) > self._max_line_bytes
+        return block
+
+
+def most_tail_bytes(max_line_bytes: int) -> int:
+    """The most memory that an unfinished line takes: a bytearray keeps an eighth more than it needs."""
+    return max_line_bytes + max_line_bytes // 8 + _OBJECT_BYTES
+
+
+def most_entries(data: bytes, lines: int, max_recipients: int) -> int:
+    """How many recipients `lines` whole lines can have in all, at most, before they are parsed.
+
+    A line to n of them has n - 1 commas at least, and 2 n bytes beside its line feed: names and their ends.
+    """
+    named = (len(data) - lines) // 2
+    if b"," not in data:  # ten times as fast as to count none
+        return lines if lines < named else named
+    return min(lines + data.count(b","), named, lines * max_recipients)
 
 
 def _appended(tail: bytes | bytearray, data: bytes) -> bytes | bytearray:
@@ -190,7 +215,7 @@ class LineCodec:
         sizes = sum(map(sys.getsizeof, recipients))
         nbytes = _DICT_PLACE_BYTES + sys.getsizeof(head) + sys.getsizeof(recipients) + sizes
         self.cache_bytes += nbytes
-        if self.cache_bytes > _MAX_CACHE_BYTES:
+        if self.cache_bytes > MAX_CACHE_BYTES:
             self._cache.clear()
             self.cache_bytes = nbytes
         self._cache[head] = recipients

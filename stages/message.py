@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["ENTRY_BYTES", "Batch", "Block", "Ledger", "Message", "Refusal", "Run", "Sender"]
+__all__ = ["ENTRY_BYTES", "Batch", "Block", "Copies", "Ledger", "Message", "Refusal", "Run", "Sender"]
 
 
-# What an entry for one recipient of several takes in an outbox beside the text that all of them share.
-ENTRY_BYTES = 96
+# What an entry of an outbox takes beside its text, where its batch has others too: its objects, with the head
+# of a text of its own, and the places for it if it is the only one that its sender has parked there.
+ENTRY_BYTES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class Refusal:
     EVICTED = "slow_consumer"  # the recipient was stuck for too long and was closed
     GONE = "gone"  # the recipient left before it was delivered
     SHUTDOWN = "shutdown"  # the gateway stops and the recipient does not read
+    WORKER_LOST = "worker_lost"  # the worker that had it died: it may have arrived or not
     TIMEOUT = "timeout"  # a stage ran out of time
     ERROR = "error"  # a stage failed; the log says how
 
@@ -93,13 +95,42 @@ class Sender(Protocol):
         """
 
 
+class Copies(Protocol):
+    """What copies belong to, as far as an outbox knows it: a batch, or what stands for one elsewhere."""
+
+    runs_on: bool  # its sender is not to be held by what of it must wait
+
+    @property
+    def sender(self) -> Sender:
+        """Who said them; equal for all that one sender said."""
+
+    def return_credit(self) -> None:
+        """Whatever of it waits from here on is bounded by somebody else than its sender's credit."""
+
+    def deliver(self, copies: int) -> None:
+        """So many were handed to the writer."""
+
+    def refuse(self, copies: int, reason: str, name: str) -> None:
+        """So many to the login `name` ended without that."""
+
+
 class Block(NamedTuple):
-    """All whole lines of one read: each ended by a line feed; what the parse stage takes."""
+    """All whole lines of one read: each ended by a line feed; what the parse stage takes.
+
+    It becomes a batch or is discarded, and so stops to hold what it holds.
+    """
 
     sender: Sender
     data: bytes
     lines: int
     cost_bytes: int  # the credit it holds
+    counted_bytes: int  # its part of `Ledger.buffered_bytes`: the most that a batch of it can count
+
+    def discard(self, ledger: Ledger) -> None:
+        """No batch was made of it: it counts no longer, and its sender has its credit back."""
+        ledger.buffered_bytes -= self.counted_bytes
+        self.sender.give_back(self.lines, self.cost_bytes)
+        self.sender.settle(self.lines)
 
 
 class Ledger:
@@ -107,6 +138,8 @@ class Ledger:
 
     `accepted = delivered + stored + sum(refused) + in_flight` holds between any two calls. `in_flight` is
     counted on its own, where copies are taken in and resolved, so that the sum can be checked.
+    `buffered_bytes` is the sum of `Block.counted_bytes` over all that were read and are no batch yet and of
+    `Batch.memory_bytes` over all batches with a copy in flight; so it is 0 when nothing is under way.
     """
 
     __slots__ = (
@@ -130,7 +163,7 @@ class Ledger:
         self.refused: Counter[str] = Counter()  # copies by reason
         self.in_flight = 0  # copies taken in and without an outcome
         self.rejected: Counter[str] = Counter()  # lines that never became messages, by machine word
-        self.buffered_bytes = 0  # that copies in flight count in memory
+        self.buffered_bytes = 0  # that messages count in memory, from the read to their last outcome
         self.bytes_in = 0  # read from clients
         self.bytes_out = 0  # handed to transports
         self.flushes = 0  # calls of writers
@@ -147,7 +180,7 @@ class Batch:
     """The messages of one session that arrived in one read; the unit that flows.
 
     Made by the parse stage, which accepts its copies. Holds its sender's credit until the last copy
-    has an outcome.
+    has an outcome. `counted_bytes` is what its block counted, which it counts instead from here on.
     """
 
     __slots__ = (
@@ -164,7 +197,14 @@ class Batch:
     )
 
     def __init__(
-        self, sender: Sender, runs: list[Run], *, messages: int, nbytes: int, ledger: Ledger
+        self,
+        sender: Sender,
+        runs: list[Run],
+        *,
+        messages: int,
+        nbytes: int,
+        ledger: Ledger,
+        counted_bytes: int = 0,
     ) -> None:
         self.sender = sender
         self.runs = runs  # in the order they were said
@@ -174,17 +214,23 @@ class Batch:
         self.ledger = ledger
         self.runs_on = False  # its sender is not to be held by what of it must wait
         self.memory_bytes = nbytes  # that it counts against the ceiling
-        copies = 0
+        copies = entries = 0
         for run in runs:
             recipients = len(run.recipients)
             copies += run.count * recipients
-            if recipients > 1:
-                self.memory_bytes += recipients * ENTRY_BYTES
+            entries += recipients
+        if entries > 1:
+            self.memory_bytes += entries * ENTRY_BYTES
         self.copies = copies  # copies in all
         self.pending = copies  # copies without an outcome
         ledger.accepted += copies
         ledger.in_flight += copies
-        ledger.buffered_bytes += self.memory_bytes
+        ledger.buffered_bytes += self.memory_bytes - counted_bytes
+
+    def deliver(self, copies: int) -> None:
+        """So many copies were handed to a transport: counted, resolved."""
+        self.ledger.delivered += copies
+        self.resolve(copies)
 
     def resolve(self, copies: int) -> None:
         """So many copies have ended; the caller has counted how. The last one returns the credit."""

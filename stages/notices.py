@@ -8,10 +8,17 @@ from __future__ import annotations
 
 from stages.login_name import MAX_LOGIN_BYTES, peer_name
 
-__all__ = ["MAX_NAMES", "Notices", "notice_line"]
+__all__ = ["MAX_LINE_BYTES", "MAX_NAMES", "MAX_PENDING_BYTES", "MAX_TEXT_BYTES", "Notices", "notice_line"]
 
 # Names told apart while notices wait; what concerns further names is one line with a count for each word.
 MAX_NAMES = 32
+_MAX_NAMELESS = 16  # lines without a name: each word with each of its reasons, of which there are fewer
+_MAX_SHOWN_BYTES = 10  # of one character of a name, escaped
+# The longest line; all that can be pending, as they are written; and as they wait: names of characters that
+# take four bytes each, and the objects around them.
+MAX_LINE_BYTES = MAX_LOGIN_BYTES * _MAX_SHOWN_BYTES + 160
+MAX_TEXT_BYTES = (MAX_NAMES + _MAX_NAMELESS) * MAX_LINE_BYTES
+MAX_PENDING_BYTES = (MAX_NAMES + _MAX_NAMELESS) * (4 * (MAX_LOGIN_BYTES + 1) + 320)
 
 
 def notice_line(word: str, reason: str, *, name: str = "", count: int = 1, unit: str = "message") -> bytes:

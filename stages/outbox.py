@@ -1,7 +1,8 @@
 """The byte-bounded queue in front of one outbound writer, and the only thing that writes to it.
 
 The contract:
- 1. Entries leave in the order in which they were taken, whole, and are handed over exactly once.
+ 1. Entries leave in the order in which they were taken, in whole lines, each handed over exactly once.
+    One call of the writer gets at most `max_flush_bytes`, or one longer line.
  2. At most `max_outbox_bytes` are pending (or one entry that is larger). What does not fit is parked, by
     sender, in order, or refused, as the policy for its kind of traffic says.
  3. While anything is parked, nothing overtakes it; when room comes, senders are served in turn.
@@ -17,9 +18,9 @@ The contract:
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING
 
+from stages.entries import Parked, cut_entry, park
 from stages.ladder import Watch
 from stages.message import Ledger, Refusal, Sender
 from stages.notices import Notices
@@ -52,6 +53,7 @@ class Outbox:
         "_stalled",
         "_watch",
         "_writer",
+        "ahead",
         "is_paused",
         "name",
         "on_empty",
@@ -71,6 +73,7 @@ class Outbox:
         self.pending_bytes = 0  # in entries, not yet handed over
         self.is_paused = False  # the writer takes nothing just now
         self.on_empty: Callable[[], None] | None = None  # called after a flush that left nothing
+        self.ahead: Callable[[], bytes] | None = None  # asked at each flush for what goes before all else
         self._writer = writer
         self._settings = settings
         self._ledger = ledger
@@ -80,7 +83,7 @@ class Outbox:
         self._watch: Watch | None = None  # from the first pause on
         self._handed_bytes = 0  # given to the writer, ever
         self._entries: list[Entry] = []
-        self._parked: dict[Sender, deque[Entry]] | None = None  # entries that found no room, by sender
+        self._parked: Parked | None = None  # entries that found no room, by sender
         self._stalled: dict[Sender, None] | None = None  # senders that may not read just now
         self._notices: Notices | None = None
         self._is_touched = False  # the flusher knows of us
@@ -96,6 +99,12 @@ class Outbox:
         """Copies that found no room."""
         parked = self._parked.values() if self._parked else ()
         return sum(entry[1] for entries in parked for entry in entries)
+
+    @property
+    def breaker_state(self) -> str:
+        """Of its breaker; closed where there is none yet."""
+        breaker = self._watch.breaker if self._watch is not None else None
+        return breaker.state if breaker is not None else "closed"
 
     def offer(self, entry: Entry, *, is_fanout: bool) -> None:
         """Take an entry, park it or refuse it; never waits, never raises."""
@@ -119,7 +128,7 @@ class Outbox:
         self._touch()
 
     def flush_soon(self) -> None:
-        """Have it flushed at the end of the turn, even with nothing pending, for `on_empty` to be called."""
+        """Have it flushed at the end of the turn even with nothing pending, for `on_empty` or `ahead`."""
         self._touch()
 
     def write_last(self, line: bytes) -> None:
@@ -161,6 +170,8 @@ class Outbox:
             return
         if self._notices and not self.is_paused:
             self._write(self._notices.take())
+        if self.ahead is not None and not self.is_paused and (first := self.ahead()):
+            self._write(first)
         while not self.is_paused and self._entries:
             self._hand_over(self._next_flush())
             if self._parked:
@@ -184,25 +195,20 @@ class Outbox:
             batch.refuse(copies, reason, self.name)
         self._refuse_parked(reason)
 
-    def detach(self, max_bytes: int, reason: str) -> list[Entry]:
-        """Close, but keep what was not handed over, oldest first, as far as it fits into `max_bytes`.
+    def detach(self, reason: str) -> list[Entry]:
+        """Close, but return what was not handed over, oldest first, and what was parked in its turn.
 
-        The entries returned no longer hold their senders' credit; the caller sees to their outcome. The
-        others are refused with `reason`.
+        They no longer hold their senders' credit; the caller sees to their outcome. Later offers are refused
+        with `reason`.
         """
-        kept: list[Entry] = []
-        for entry in self._take_first(max_bytes):
-            kept.append(entry)
-            max_bytes -= len(entry[0])
-        while self._parked and not self._entries:
+        left = self._cut(len(self._entries), self.pending_bytes)
+        while self._parked:
             self._let_in()
-            more = self._take_first(max_bytes)
-            kept += more
-            max_bytes -= sum(len(entry[0]) for entry in more)
+            left += self._cut(len(self._entries), self.pending_bytes)
         self.close(reason)
-        for _, _, batch in kept:
+        for _, _, batch in left:
             batch.return_credit()
-        return kept
+        return left
 
     def adopt(self, entries: list[Entry]) -> None:
         """Take over what an earlier outbox of the same login has kept, ahead of everything else."""
@@ -279,7 +285,7 @@ class Outbox:
         sender = entry[2].sender
         if self._parked is None:
             self._parked = {}
-        self._parked.setdefault(sender, deque()).append(entry)
+        park(self._parked, sender, entry)
         self._stall(sender)
 
     def _refuse_full(self, entry: Entry, _is_fanout: bool) -> None:
@@ -323,7 +329,7 @@ class Outbox:
             self._entries = []
             self.pending_bytes = 0
             return entries
-        return self._take_first(limit) or self._cut(1, len(entries[0][0]))
+        return self._take_first(limit) or [self._take_lines(limit)]
 
     def _take_first(self, max_bytes: int) -> list[Entry]:
         """As many of the oldest entries as fit, which may be none."""
@@ -335,6 +341,13 @@ class Outbox:
             count += 1
         return self._cut(count, nbytes)
 
+    def _take_lines(self, max_bytes: int) -> Entry:
+        """Those lines of the oldest entry that fit, or its first one; what is left of it stays the oldest."""
+        taken, rest = cut_entry(self._entries[0], max_bytes)
+        self._entries[:1] = [rest] if rest is not None else []
+        self.pending_bytes -= len(taken[0])
+        return taken
+
     def _cut(self, count: int, nbytes: int) -> list[Entry]:
         """Take out the `count` oldest entries, which have so many bytes."""
         taken = self._entries[:count]
@@ -343,7 +356,7 @@ class Outbox:
         return taken
 
     def _hand_over(self, entries: list[Entry]) -> None:
-        payload = entries[0][0] if len(entries) == 1 else b"".join([entry[0] for entry in entries])
+        payload = bytes(entries[0][0]) if len(entries) == 1 else b"".join([entry[0] for entry in entries])
         try:
             self._write(payload)
         except Exception:  # nothing of it was taken; whoever hears of the error closes us
@@ -351,8 +364,7 @@ class Outbox:
             self.pending_bytes += len(payload)
             raise
         for _, copies, batch in entries:
-            self._ledger.delivered += copies
-            batch.resolve(copies)
+            batch.deliver(copies)
 
     def _write(self, data: bytes) -> None:
         self._writer.write(data)
@@ -369,7 +381,8 @@ class Outbox:
             pending = self.pending_bytes
             if pending and pending + len(waiting[0][0]) > self._settings.max_outbox_bytes:
                 return
-            self._entries.append(waiting.popleft())
+            self._entries.append(waiting[0])
+            del waiting[0]
             self.pending_bytes += len(self._entries[-1][0])
             del parked[sender]
             if waiting:

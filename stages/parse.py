@@ -39,13 +39,19 @@ class Parse:
 
     def __call__(self, block: Block) -> Batch | None:
         """Parse one block; None when nothing in it has to be routed, its credit is then returned."""
-        sender, data, lines, cost_bytes = block
+        sender, data, lines, cost_bytes, counted_bytes = block
         runs, rejected = self._codec.parse(data, lines)
         for word, count in rejected.items():
             self._ledger.rejected[word] += count
             sender.notify(word, self._words[word], count=count)
         if not runs:
-            sender.give_back(lines, cost_bytes)
-            sender.settle(lines)
+            block.discard(self._ledger)
             return None
-        return Batch(sender, runs, messages=lines, nbytes=cost_bytes, ledger=self._ledger)
+        return Batch(
+            sender,
+            runs,
+            messages=lines,
+            nbytes=cost_bytes,
+            ledger=self._ledger,
+            counted_bytes=counted_bytes,
+        )

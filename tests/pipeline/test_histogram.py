@@ -46,6 +46,27 @@ def test_histogram_equals_that_of_all_values_when_merged(one: list[int], other: 
     assert (merged.counts, merged.total, merged.max_us) == (both.counts, both.total, both.max_us)
 
 
+@given(st.lists(microseconds, max_size=60))
+def test_histogram_equals_itself_when_it_went_through_data(values_us: list[int]) -> None:
+    """What another process makes of the data has the same counts, and so the same quantiles."""
+    histogram = recorded(values_us)
+    copy = Histogram.from_data(histogram.to_data())
+    assert (copy.counts, copy.total, copy.max_us) == (histogram.counts, histogram.total, histogram.max_us)
+
+
+def test_histogram_data_names_used_buckets_only_when_few_are() -> None:
+    """A short list of numbers: the largest value, then pairs of bucket and count."""
+    assert Histogram().to_data() == [0]
+    assert recorded([5, 5, 70]).to_data() == [70, 5, 2, 49, 1]
+
+
+@pytest.mark.parametrize("data", [[], [7, 1], [7, 1, 2, 3], [7, 1 << 20, 1]])
+def test_histogram_refuses_data_when_it_is_none(data: list[int]) -> None:
+    """Half a pair, an unknown bucket and nothing at all are errors."""
+    with pytest.raises((ValueError, IndexError)):
+        Histogram.from_data(data)
+
+
 def test_histogram_is_empty_when_new_or_taken() -> None:
     """`take` hands out what there is and begins anew; an empty histogram's quantiles are 0."""
     histogram = recorded([5, 70])

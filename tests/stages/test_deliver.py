@@ -15,12 +15,13 @@ from tests.stages.fakes import FakeSender, FakeWriter, Turns, entry_of, open_out
 class _World:
     """Outboxes by login behind a route and a deliver stage; counts encodings."""
 
-    def __init__(self, *logins: str, max_outbox_bytes: int = 1000) -> None:
+    def __init__(self, *logins: str, max_outbox_bytes: int = 1000, max_flush_bytes: int = 0) -> None:
         self.ledger = Ledger()
         self.sender = FakeSender()
         self.turns = Turns()
         self.encoded = 0
-        settings = OutboxSettings(max_outbox_bytes, max_outbox_bytes - 1, 1, max_outbox_bytes)
+        flush_bytes = max_flush_bytes or max_outbox_bytes
+        settings = OutboxSettings(max_outbox_bytes, max_outbox_bytes - 1, 1, flush_bytes)
         self.ends = {login: open_outbox(settings, self.ledger, self.turns) for login in logins}
         self._deliver = Deliver(self._encode)
 
@@ -79,7 +80,7 @@ def test_deliver_keeps_the_credit_of_direct_messages_when_a_group_beside_them_mu
 
 def test_deliver_joins_runs_when_they_are_of_one_kind() -> None:
     """Neighbouring direct runs to one outbox are one entry, so it is resolved with one call."""
-    world = _World("bob", "eve", max_outbox_bytes=1)
+    world = _World("bob", "eve", max_outbox_bytes=1, max_flush_bytes=100)
     world.ends["bob"][0].pause()
     world.deliver(run_of("bob", "1"), run_of("eve", "x"), run_of("bob", "2"))
     world.ends["bob"][0].resume()

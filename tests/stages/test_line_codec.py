@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 from collections import Counter
 from itertools import pairwise
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.line_codec import LineCodec, LineFramer, Parsed
+from stages.line_codec import LineCodec, LineFramer, Parsed, most_entries, most_tail_bytes
 from stages.login_name import login_problem
 
 if TYPE_CHECKING:
@@ -330,6 +331,41 @@ def test_framer_gives_the_lines_before_when_one_is_too_long(extra: bytes) -> Non
     assert limit.feed(b"a: 123\nb: 456\n") == (b"a: 123\nb: 456\n", False)
     assert limit.feed(b"a: 1\nb: 1234" + extra) == (b"a: 1\n", True)
     assert LineFramer(6).feed(b"a: 1\nb: 1\nb: 1234" + extra) == (b"a: 1\nb: 1\n", True)
+
+
+@given(st.lists(st.sampled_from([b"\n", b"x" * 3, b"x" * 50, b"a\n" * 30, b"x" * 20]), max_size=12))
+def test_framer_keeps_at_most_the_longest_line_when_more_comes(pieces: list[bytes]) -> None:
+    """What goes beyond is dropped at once, however it comes; the tail takes no more than is said of it."""
+    framer = LineFramer(40)
+    for piece in pieces:
+        _, is_too_long = framer.feed(piece)
+        assert len(framer.tail) <= 40
+        assert sys.getsizeof(framer.tail) <= most_tail_bytes(40)
+        if is_too_long:
+            break
+
+
+_NAME_LISTS = st.lists(st.sampled_from(["a", "b", "c", "", " ", "a "]), min_size=1, max_size=6)
+_ANY_LINES = st.one_of(
+    _NAME_LISTS.map(lambda names: ",".join(names) + ":,"), st.sampled_from(["", ",", "x"])
+)
+
+
+@given(st.lists(_ANY_LINES, max_size=9))
+def test_most_entries_is_never_less_than_there_are_when_parsed(lines: list[str]) -> None:
+    """What is counted before a block is parsed covers every batch that can be made of it."""
+    data = "".join(f"{line}\n" for line in lines).encode()
+    count = data.count(b"\n")
+    runs = LineCodec(_MAX_RECIPIENTS).parse(data, count).runs if data else []
+    assert sum(len(run.recipients) for run in runs) <= most_entries(data, count, _MAX_RECIPIENTS)
+
+
+def test_most_entries_is_bounded_when_commas_are_many() -> None:
+    """Neither recipients of one line beyond the limit count, nor more than can have a name."""
+    assert most_entries(b"," * 1000 + b"\n", 1, 256) == 256
+    assert most_entries(b"," * 9 + b"\n", 1, 256) == 4
+    assert most_entries(b"bob: hello\n" * 9, 9, 256) == 9
+    assert most_entries(b"\n" * 9, 9, 256) == 0
 
 
 def test_framer_counts_the_carriage_return_when_a_line_is_measured() -> None:

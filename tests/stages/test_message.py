@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.message import Batch, Ledger, Message, Refusal, Run
+from stages.message import ENTRY_BYTES, Batch, Block, Ledger, Message, Refusal, Run
 from tests.stages.fakes import FakeSender, run_of
 
 
@@ -56,6 +56,30 @@ def test_batch_gives_credit_back_once_when_it_is_returned_early() -> None:
     assert (sender.given_back, ledger.buffered_bytes, ledger.in_flight) == ([(1, 30)], 30, 1)
     batch.refuse(1, Refusal.GONE, "bob")
     assert (sender.given_back, ledger.buffered_bytes, ledger.in_flight) == ([(1, 30)], 0, 0)
+
+
+def test_batch_counts_what_it_is_instead_of_its_block_when_made() -> None:
+    """What the block counted was the most it could be; entries beside others count on their own."""
+    ledger, sender = Ledger(), FakeSender()
+    ledger.buffered_bytes = 1030
+    one = Batch(sender, [run_of("bob", "1")], messages=1, nbytes=30, ledger=ledger, counted_bytes=1000)
+    assert (one.memory_bytes, ledger.buffered_bytes) == (30, 60)
+    runs = [run_of("bob", "1"), run_of("bob eve", "2", "3")]
+    more = Batch(sender, runs, messages=3, nbytes=30, ledger=ledger, counted_bytes=30)
+    assert (more.memory_bytes, ledger.buffered_bytes) == (30 + 3 * ENTRY_BYTES, 60 + 3 * ENTRY_BYTES)
+    for batch in (one, more):
+        batch.refuse(batch.pending, Refusal.GONE, "bob")
+    assert ledger.buffered_bytes == 0
+
+
+def test_block_gives_everything_back_when_it_is_discarded() -> None:
+    """It counts no longer before its sender is told, which may then read on."""
+    ledger, sender = Ledger(), FakeSender()
+    ledger.buffered_bytes = 100
+    counted_then: list[int] = []
+    sender.give_back = lambda *_: counted_then.append(ledger.buffered_bytes)  # type: ignore[method-assign]
+    Block(sender, b"x\n", 1, 30, 80).discard(ledger)
+    assert (counted_then, ledger.buffered_bytes, sender.settled) == ([20], 20, 1)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from tests.stages.fakes import (
     Turns,
     World,
     entry_of,
+    open_outbox,
     sized,
 )
 
@@ -75,6 +76,50 @@ def test_outbox_offer_never_raises_when_the_writer_does() -> None:
     world.writer.error = RuntimeError("Cannot call write() after write_eof()")
     for _ in range(3):
         world.offer(world.alice, sized("a", 50))
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_outbox_counts_a_copy_when_its_last_byte_was_handed_over(is_shared: bool) -> None:
+    """An entry larger than a flush goes in parts, each with its own copies; the rest can be refused."""
+    world = World()
+    others = World()
+    world.writer.is_stuck = others.writer.is_stuck = True
+    payload = b"".join(sized(name, 20) for name in "abcdefg")
+    entry = entry_of(world.alice, world.ledger, payload, 7)
+    world.outbox.offer(entry, is_fanout=False)
+    if is_shared:
+        batch = entry_of(others.alice, others.ledger, payload, 7)[2]
+        others.outbox.offer((payload, 7, batch), is_fanout=True)
+        others.turns.end()
+    world.turns.end()
+    assert world.writer.calls == [payload[:40]]
+    assert (world.ledger.delivered, world.ledger.in_flight, world.outbox.pending_bytes) == (2, 5, 100)
+    world.writer.let_one_through()
+    world.turns.end()
+    assert world.writer.calls == [payload[:40], payload[40:80]]
+    assert (world.ledger.delivered, world.ledger.in_flight, world.alice.given_back) == (4, 3, [])
+    world.outbox.close(Refusal.GONE)
+    assert world.ledger.refused == {Refusal.GONE: 3}
+    assert (world.alice.given_back, world.alice.settled) == ([(7, 140)], 7)
+    assert world.ledger.buffered_bytes == 0
+    assert world.ledger.is_balanced
+
+
+def test_outbox_keeps_what_is_left_of_an_entry_when_it_is_detached() -> None:
+    """The successor sends the lines that were not handed over, in order and in parts."""
+    world = World()
+    world.writer.is_stuck = True
+    payload = b"".join(sized(name, 20) for name in "abcdefg")
+    world.outbox.offer(entry_of(world.alice, world.ledger, payload, 7), is_fanout=False)
+    world.offer(world.eve, b"last\n")
+    world.turns.end()
+    left = world.outbox.detach(Refusal.GONE)
+    assert [copies for _, copies, _ in left] == [5, 1]
+    successor, writer = open_outbox(OUTBOX_SETTINGS, world.ledger, world.turns)
+    successor.adopt(left)
+    world.turns.end()
+    assert writer.calls == [payload[40:80], payload[80:120], payload[120:] + b"last\n"]
+    assert (world.ledger.delivered, world.ledger.in_flight, world.ledger.buffered_bytes) == (8, 0, 0)
 
 
 # 6. Notices.
@@ -212,28 +257,28 @@ class _FakeTimer:
 # Entries that outlive their connection.
 
 
-def test_outbox_keeps_the_oldest_when_it_is_detached() -> None:
-    """What fits is kept in order without its senders' credit, the rest is refused."""
+def test_outbox_returns_what_is_left_when_it_is_detached() -> None:
+    """Everything is there in order, what was parked in its turn, and its senders have their credit back."""
     world = World()
     world.outbox.pause()
     for name in "abc":
         world.offer(world.alice, sized(name, 50))
         world.offer(world.eve, sized(name.upper(), 50))
-    kept = world.outbox.detach(210, Refusal.GONE)
-    assert [payload.strip(b".\n") for payload, _, _ in kept] == [b"a", b"A", b"b", b"B"]
-    assert world.ledger.refused == {Refusal.GONE: 2}
-    assert world.ledger.in_flight == 4
+    left = world.outbox.detach(Refusal.GONE)
+    assert [bytes(payload).strip(b".\n") for payload, _, _ in left] == [b"a", b"A", b"b", b"B", b"c", b"C"]
+    assert world.ledger.refused == {}
+    assert world.ledger.in_flight == 6
     assert (len(world.alice.given_back), len(world.eve.given_back)) == (3, 3)
     assert (world.alice.stalls, world.eve.stalls) == (0, 0)
     assert (world.outbox.pending_bytes, world.outbox.parked_copies) == (0, 0)
     assert world.ledger.is_balanced
 
 
-def test_outbox_keeps_everything_when_it_fits_as_it_is_detached() -> None:
-    """With room for all, nothing is refused; what is offered later is."""
+def test_outbox_refuses_what_comes_when_it_was_detached() -> None:
+    """It is closed: what is offered later is refused."""
     world = World()
     world.offer(world.alice, b"a\n")
-    assert len(world.outbox.detach(2, Refusal.GONE)) == 1
+    assert len(world.outbox.detach(Refusal.GONE)) == 1
     assert world.ledger.refused == {}
     world.offer(world.alice, b"b\n")
     assert world.ledger.refused == {Refusal.GONE: 1}
@@ -246,7 +291,7 @@ def test_outbox_sends_what_it_adopts_first_when_more_was_offered() -> None:
     for name in (b"1\n", b"2\n"):
         old.offer(old.alice, name)
     world.offer(world.eve, b"3\n")
-    world.outbox.adopt(old.outbox.detach(100, Refusal.GONE))
+    world.outbox.adopt(old.outbox.detach(Refusal.GONE))
     assert world.outbox.pending_bytes == 6
     world.turns.end()
     assert world.writer.written == b"1\n2\n3\n"

@@ -232,7 +232,7 @@ async def test_outbox_hands_its_copies_to_its_successor_when_it_is_detached_in_t
     stuck.offer(stuck.alice, sized("a", 50))
     stuck.offer(stuck.alice, sized("b", 50))
     await stuck.advance_to(at_s)
-    kept = stuck.outbox.detach(1000, Refusal.GONE)
+    kept = stuck.outbox.detach(Refusal.GONE)
     await stuck.timeline.settle()
     stuck.assert_nothing_is_left()
     assert (stuck.ledger.in_flight, len(stuck.alice.given_back)) == (2, 2)

@@ -11,7 +11,7 @@ from tests.stages.fakes import FakeSender
 def _parse(data: bytes, *, max_recipients: int = 3) -> tuple[Batch | None, FakeSender, Ledger]:
     ledger, sender = Ledger(), FakeSender()
     parse = Parse(LineCodec(max_recipients), ledger, rejection_words(max_recipients))
-    return parse(Block(sender, data, data.count(b"\n"), len(data) + 100)), sender, ledger
+    return parse(Block(sender, data, data.count(b"\n"), len(data) + 100, 0)), sender, ledger
 
 
 def test_parse_makes_a_batch_when_lines_are_messages() -> None:

@@ -1,0 +1,79 @@
+"""Entries that are too large, cut at line ends; and those that find no room, by sender."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.entries import Parked, cut_entry, park
+from stages.message import Ledger
+from tests.stages.fakes import FakeSender, entry_of
+
+if TYPE_CHECKING:
+    from stages.outbox_settings import Entry
+
+_LINES = st.lists(st.binary(max_size=30).map(lambda line: line.replace(b"\n", b"x") + b"\n"), min_size=1)
+
+
+def _entry(payload: bytes) -> Entry:
+    return entry_of(FakeSender(), Ledger(), payload, payload.count(b"\n"))
+
+
+def _all_cut(entry: Entry, max_bytes: int) -> list[Entry]:
+    parts: list[Entry] = []
+    rest: Entry | None = entry
+    while rest is not None:
+        part, rest = cut_entry(rest, max_bytes)
+        parts.append(part)
+    return parts
+
+
+@given(_LINES, st.integers(1, 100))
+def test_cut_entry_gives_all_lines_in_order_when_it_is_repeated(lines: list[bytes], max_bytes: int) -> None:
+    """Every part is whole lines, each one copy of the same batch, as many as fit or one that is longer."""
+    entry = _entry(b"".join(lines))
+    parts = _all_cut(entry, max_bytes)
+    assert b"".join(bytes(payload) for payload, _, _ in parts) == entry[0]
+    left = list(lines)
+    for payload, copies, batch in parts:
+        assert batch is entry[2]
+        assert isinstance(payload, bytes)
+        taken = [left.pop(0) for _ in range(copies)]
+        assert payload == b"".join(taken)
+        assert len(payload) <= max_bytes or copies == 1
+        assert not left or len(payload) + len(left[0]) > max_bytes
+    assert not left
+
+
+def test_cut_entry_copies_only_what_it_gives_when_the_entry_is_large() -> None:
+    """What is left is a view of the same bytes, which other outboxes may share."""
+    payload = b"x\n" * 1000
+    part, rest = cut_entry(_entry(payload), 100)
+    assert rest is not None
+    view, copies, _ = rest
+    assert isinstance(view, memoryview)
+    assert view.obj is payload
+    assert (len(part[0]), len(view), part[1], copies) == (100, 1900, 50, 950)
+
+
+def test_cut_entry_gives_everything_when_no_line_end_is_there() -> None:
+    """Bytes without a line end are not lost."""
+    entry = _entry(b"xxx")
+    assert cut_entry(entry, 2) == (entry, None)
+
+
+def test_parked_entries_stay_in_order_when_there_are_few_or_many() -> None:
+    """One entry takes a small place, many of one sender can be taken from the front in no time."""
+    alice, eve = FakeSender("alice"), FakeSender("eve")
+    parked: Parked = {}
+    entries = [_entry(b"%d\n" % number) for number in range(20)]
+    for entry in entries:
+        park(parked, alice, entry)
+    park(parked, eve, entries[0])
+    assert list(parked) == [alice, eve]
+    assert list(parked[alice]) == entries
+    assert isinstance(parked[alice], deque)
+    assert isinstance(parked[eve], list)
