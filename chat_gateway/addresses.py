@@ -1,4 +1,7 @@
-"""What each address has: connections at the same time, and new ones lately. Knows no sockets."""
+"""What each address has: connections at the same time, and new ones lately. Knows no sockets.
+
+An address of IPv6 counts as its network of `_IPV6_PREFIX_BITS`: one host easily has all addresses of that.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,8 @@ __all__ = ["Addresses"]
 
 # Addresses whose rate is remembered after their last connection; the one unused for longest is forgotten.
 _MAX_IDLE = 4096
+
+_IPV6_PREFIX_BITS = 64  # the rest a host chooses for itself, as often as it likes (RFC 4291, 2.5.4; RFC 8981)
 
 
 class _Address:
@@ -84,7 +89,11 @@ class Addresses:
         ip = ipaddress.ip_address(address)
         if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
             ip = ip.ipv4_mapped  # the same host, through a listener for both kinds of addresses
-        return None if ip.is_loopback and not limits.limit_loopback else str(ip)
+        if ip.is_loopback and not limits.limit_loopback:
+            return None
+        if isinstance(ip, ipaddress.IPv6Address):
+            return str(ipaddress.IPv6Network((int(ip), _IPV6_PREFIX_BITS), strict=False))
+        return str(ip)
 
     def _pace(self, entry: _Address) -> tuple[bool, float]:
         """What `enter` returns, as far as the rate of new connections goes.

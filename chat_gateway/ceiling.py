@@ -3,7 +3,7 @@
 Above `HIGH` of it, sessions that hold more than an equal share are not read; since they hold something,
 something of theirs will be resolved, and then they are looked at again. Above `FULL` nobody is read, and new
 connections are turned away; that everybody is looked at again is seen to by the worker's tick. What is left
-above `FULL` is room for what one turn of the loop may still bring.
+above `FULL` is room for the read that passed it; sockets that are read in the same turn bring the least.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sized
 
+    from chat_gateway.read_buffers import ReadBuffers
     from stages.message import Ledger
 
 __all__ = ["FULL", "HIGH", "Ceiling"]
@@ -22,22 +23,34 @@ FULL = 0.95
 
 
 class Ceiling:
-    """Made by a worker; asked by sessions before they read on.
+    """Made by a worker's connections; told of what is read, asked by sessions before they read on.
 
     Args:
         ledger: counts the bytes.
         max_buffered_bytes: the ceiling.
         sessions: how many share it.
+        buffers: narrowed when it is full.
     """
 
-    __slots__ = ("_full_bytes", "_high_bytes", "_ledger", "_sessions", "has_held")
+    __slots__ = ("_buffers", "_full_bytes", "_high_bytes", "_ledger", "_sessions", "has_held")
 
-    def __init__(self, ledger: Ledger, max_buffered_bytes: int, sessions: Sized) -> None:
+    def __init__(
+        self, ledger: Ledger, max_buffered_bytes: int, sessions: Sized, buffers: ReadBuffers
+    ) -> None:
         self._ledger = ledger
+        self._buffers = buffers
         self._high_bytes = int(max_buffered_bytes * HIGH)
         self._full_bytes = int(max_buffered_bytes * FULL)
         self._sessions = sessions
         self.has_held = False  # somebody was held for being full, since this was last set back
+
+    def count(self, nbytes: int) -> None:
+        """A read has brought what counts so many bytes; whoever took it sees to it that they go again."""
+        ledger = self._ledger
+        ledger.buffered_bytes += nbytes
+        if ledger.buffered_bytes > self._full_bytes:
+            self.has_held = True
+            self._buffers.narrow()
 
     def holds(self, inflight_bytes: int) -> bool:
         """Whether a session that has so many bytes in flight must not be read now."""

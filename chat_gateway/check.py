@@ -11,10 +11,13 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from chat_gateway.config import Section
+from chat_gateway.config_section import Section
 from chat_gateway.dead_letters import MAX_QUEUED_BYTES
+from chat_gateway.read_buffers import LEAST_READ_BYTES
 from chat_gateway.session import BLOCK_OVERHEAD_BYTES, LINE_OVERHEAD_BYTES
+from stages.line_codec import MAX_CACHE_BYTES, most_tail_bytes
 from stages.message import ENTRY_BYTES
+from stages.notices import MAX_LINE_BYTES, MAX_PENDING_BYTES, MAX_TEXT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,9 +27,6 @@ if TYPE_CHECKING:
 
 # "b:" and its end: what takes most for each of its bytes once it is encoded.
 SHORTEST_LINE_BYTES = 3
-# "b,c:" and its end: what counts most for each of its bytes while it waits, since `stages.message` counts
-# `ENTRY_BYTES` for each recipient of several.
-SHORTEST_LINE_TO_TWO_BYTES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,33 +65,55 @@ class MemoryBound:
 def most_message_memory_bytes(config: Config) -> MemoryBound:
     """The bound on the memory of messages inside the gateway, which follows from the configuration alone.
 
-    `limits.max_buffered_bytes` bounds every batch that has a copy without an outcome, wherever that waits: in
-    a stage, in an outbox, parked, in a grace. The credits of the sessions are a share of it, and no bound of
-    their own, since what waits in a grace or behind an open breaker holds no credit. What it does not see
-    comes on top, for each connection: the unfinished line; the one read that each may have brought before
-    it is known that the bound is reached; and what the transport holds, which counts as delivered.
+    `limits.max_buffered_bytes` bounds what was read until its last copy has an outcome, wherever that waits:
+    in a stage, in an outbox, parked, in a grace. The credits of the sessions are a share of it, and no bound
+    of their own, since what waits in a grace or behind an open breaker holds no credit. It is passed by one
+    read, and then by the lines that the least reads may still end. What it does not see comes on top: what is
+    made of one read while it is worked on, and for each connection the unfinished line, the notices, and what
+    the transport holds, which counts as delivered.
     """
-    limits, outbox = config.limits, config.outbox
-    encoded = limits.max_read_bytes + limits.max_read_bytes // SHORTEST_LINE_BYTES * LINE_OVERHEAD_BYTES
-    lines = limits.max_read_bytes // SHORTEST_LINE_TO_TWO_BYTES
-    read = BLOCK_OVERHEAD_BYTES + limits.max_read_bytes + lines * (LINE_OVERHEAD_BYTES + 2 * ENTRY_BYTES)
-    shared = [MemoryPart("messages in flight", limits.max_buffered_bytes, "limits.max_buffered_bytes")]
+    limits = config.limits
+    read_bytes = limits.max_read_bytes + limits.max_line_bytes  # with the unfinished line before it
+    encoded = read_bytes + read_bytes // SHORTEST_LINE_BYTES * LINE_OVERHEAD_BYTES
+    shared = [
+        MemoryPart("messages in flight", limits.max_buffered_bytes, "limits.max_buffered_bytes"),
+        MemoryPart(
+            "one read more",
+            BLOCK_OVERHEAD_BYTES + read_bytes * (1 + max(LINE_OVERHEAD_BYTES, ENTRY_BYTES // 2)),
+            "limits.max_read_bytes of the lines that count most",
+        ),
+        MemoryPart("one read at work", 2 * encoded, "limits.max_read_bytes of the shortest lines, encoded"),
+        MemoryPart("recipient lists", MAX_CACHE_BYTES, "that were parsed lately"),
+    ]
     if config.dead_letters.path:
         shared.append(MemoryPart("dead letters", MAX_QUEUED_BYTES, "that wait for the disk"))
-    parts = (
+    return MemoryBound(tuple(shared), _connection_parts(config), limits.max_connections)
+
+
+def _connection_parts(config: Config) -> tuple[MemoryPart, ...]:
+    """What each connection can hold beside the shared parts."""
+    limits = config.limits
+    line = BLOCK_OVERHEAD_BYTES + LINE_OVERHEAD_BYTES + limits.max_line_bytes + LEAST_READ_BYTES
+    line += min(limits.max_recipients, limits.max_line_bytes // 2) * ENTRY_BYTES
+    encoded = limits.max_line_bytes + LINE_OVERHEAD_BYTES
+    notices = MAX_TEXT_BYTES if limits.notices else 0
+    return (
         MemoryPart(
             "unfinished line",
-            limits.max_line_bytes + limits.max_read_bytes,
-            "limits.max_line_bytes, and the read that passes it",
+            max(most_tail_bytes(limits.max_line_bytes), line),
+            "limits.max_line_bytes, or ended when memory is full, to limits.max_recipients",
         ),
-        MemoryPart("one read more", read, "limits.max_read_bytes of the shortest lines, each to several"),
         MemoryPart(
             "one flush",
-            max(outbox.send_buffer_bytes, encoded),
-            "outbox.send_buffer_bytes, or all that one read brought, once encoded",
+            max(config.outbox.send_buffer_bytes, encoded, notices) + MAX_LINE_BYTES,
+            "outbox.send_buffer_bytes or the longest line, and the last notice",
+        ),
+        MemoryPart(
+            "notices",
+            MAX_PENDING_BYTES if limits.notices else 0,
+            "that wait for the next flush, merged by name",
         ),
     )
-    return MemoryBound(tuple(shared), parts, limits.max_connections)
 
 
 def physical_memory_bytes() -> int | None:
@@ -119,7 +141,7 @@ def _memory_lines(bound: MemoryBound, physical_bytes: int | None) -> Iterator[st
     yield _memory_line("in all", bound.total_bytes, "and beside it the socket buffers of the kernel")
     if physical_bytes is not None and bound.total_bytes > physical_bytes:
         yield f"# Warning: that is more than the memory of this machine, {_readable(physical_bytes)}. Lower"
-        yield "# limits.max_connections, limits.max_read_bytes or limits.max_buffered_bytes."
+        yield "# limits.max_connections, limits.max_line_bytes or limits.max_buffered_bytes."
 
 
 def _memory_line(name: str, size_bytes: int, reason: str) -> str:

@@ -54,6 +54,14 @@ LogFormatOption = Annotated[
     Literal["auto", "json", "text"] | None,
     typer.Option("--log-format", help="The form of the log; auto is text on a terminal and json elsewhere."),
 ]
+WorkersOption = Annotated[
+    str | None,
+    typer.Option(
+        "--workers",
+        metavar="N|auto",
+        help="How many worker processes; auto is one for each processor that may be used.",
+    ),
+]
 LoopOption = Annotated[
     Literal["auto", "uvloop", "asyncio"] | None,
     typer.Option("--loop", help="The event loop; auto is uvloop where it is installed."),
@@ -91,23 +99,26 @@ def serve(
     config: ConfigOption = None,
     listen: ListenOption = None,
     set_: SetOption = None,
+    workers: WorkersOption = None,
     log_format: LogFormatOption = None,
     loop: LoopOption = None,
 ) -> None:
     """Run the gateway until SIGTERM or Ctrl-C.
 
-    These drain it: what was accepted is delivered first. A second Ctrl-C ends it at once.
+    These drain it: what was accepted is delivered first. A second Ctrl-C ends it at once. SIGHUP reads the
+    configuration again; several workers are then replaced one by one, while nobody is refused a connection.
 
     Environment variables override the file: CHAT_GATEWAY_ and the key, with __ for each dot, such as
     CHAT_GATEWAY_STAGES__ROUTE__CAPACITY=4096. Options override both; --listen overrides --set.
 
     The exit status is 0 when everything that was accepted had its outcome, 1 when shutdown.drain_timeout_s
-    ran out before that, 2 when it could not start.
+    ran out before that or the workers died again and again, 2 when it could not start.
     """
-    effective = _load(config, listen, set_, log_format, loop)
+    shorthands = {"runtime.workers": workers, "log.format": log_format, "runtime.loop": loop}
+    effective = _load(config, listen, set_, shorthands)
     from chat_gateway.gateway import run_gateway
 
-    raise SystemExit(run_gateway(effective))
+    raise SystemExit(run_gateway(effective, lambda: _read(config, listen, set_, shorthands)))
 
 
 @app.command(
@@ -119,6 +130,7 @@ def check(
     config: ConfigOption = None,
     listen: ListenOption = None,
     set_: SetOption = None,
+    workers: WorkersOption = None,
     log_format: LogFormatOption = None,
     loop: LoopOption = None,
 ) -> None:
@@ -127,7 +139,8 @@ def check(
     Below it stands the most memory that messages can take. What is printed is a configuration file
     itself. The exit status is 0, also with a warning, or 2 when something is wrong.
     """
-    effective = _load(config, listen, set_, log_format, loop)
+    shorthands = {"runtime.workers": workers, "log.format": log_format, "runtime.loop": loop}
+    effective = _load(config, listen, set_, shorthands)
     from chat_gateway.check import physical_memory_bytes, report
 
     typer.echo(report(effective, physical_memory_bytes()), nl=False)
@@ -155,22 +168,26 @@ def connect(
 
 
 def _load(
-    path: Path | None,
-    listen: list[str] | None,
-    sets: list[str] | None,
-    log_format: str | None,
-    loop: str | None,
+    path: Path | None, listen: list[str] | None, sets: list[str] | None, shorthands: dict[str, str | None]
 ) -> Config:
     """The effective configuration; or one line for each problem, and the end with status 2."""
-    from chat_gateway.config_sources import ConfigError, load
+    from chat_gateway.config_sources import ConfigError
 
-    shorthands = {"log.format": log_format, "runtime.loop": loop}
-    short_sets = [f"{key}={value}" for key, value in shorthands.items() if value is not None]
     try:
-        return load(path, os.environ, [*(sets or ()), *short_sets], listen or ())
+        return _read(path, listen, sets, shorthands)
     except ConfigError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
+
+
+def _read(
+    path: Path | None, listen: list[str] | None, sets: list[str] | None, shorthands: dict[str, str | None]
+) -> Config:
+    """The configuration as its sources are now; `shorthands` are keys that have an option of their own."""
+    from chat_gateway.config_sources import load
+
+    short_sets = [f"{key}={value}" for key, value in shorthands.items() if value is not None]
+    return load(path, os.environ, [*(sets or ()), *short_sets], listen or ())
 
 
 def _host_port(text: str) -> tuple[str, int]:

@@ -6,11 +6,20 @@ The defaults of these models are the packaged defaults, and the text below each 
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo, field_validator
+from pydantic import Field, PlainValidator, field_validator
 from pydantic_core import PydanticCustomError
 
+from chat_gateway.config_process import (
+    BusConfig,
+    LogConfig,
+    MetricsConfig,
+    RuntimeConfig,
+    ShutdownConfig,
+    SupervisorConfig,
+)
+from chat_gateway.config_section import Rise, Section
 from chat_gateway.listen_address import ListenAddress
 
 
@@ -24,46 +33,6 @@ def _listen_address(value: object) -> ListenAddress:
         return ListenAddress.from_url(url)
     except ValueError as error:
         raise PydanticCustomError("listen_url", "{why}", {"why": str(error)}) from None
-
-
-class Rise(NamedTuple):
-    """A pair of keys of one table of which the first must be below the second."""
-
-    lower: str
-    upper: str
-    may_be_equal: bool = True
-
-    def holds(self, lower: float, upper: float) -> bool:
-        """Whether the two values stand in the right order."""
-        return lower < upper or (self.may_be_equal and lower == upper)
-
-
-class Section(BaseModel):
-    """One table of the configuration: frozen, strict, without unknown keys."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        validate_default=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
-
-    # Checked field by field, so that one bad value of a table does not hide a bad pair beside it.
-    rises: ClassVar[tuple[Rise, ...]] = ()
-
-    @field_validator("*", mode="after")
-    @classmethod
-    def _check_rises(cls, value: object, info: ValidationInfo) -> object:
-        known = {**info.data, str(info.field_name): value}
-        for rise in cls.rises:
-            if info.field_name in rise and rise.lower in known and rise.upper in known:
-                values = {"lower_value": known[rise.lower], "upper_value": known[rise.upper]}
-                if not rise.holds(*values.values()):
-                    message = "{lower} = {lower_value} does not fit {upper} = {upper_value}"
-                    raise PydanticCustomError("rise", message, {**rise._asdict(), **values})
-        return value
 
 
 class LimitsConfig(Section):
@@ -116,12 +85,14 @@ class LimitsConfig(Section):
     burst of an honest client.
     """
     connections_per_address: int = Field(default=64, ge=0, le=1_000_000)
-    """Connections from one address at the same time; further ones are answered `! busy`. Choose more where
-    many users share an address; 0 for no limit.
+    """Connections from one address at the same time; further ones are answered `! busy`. Addresses of IPv6
+    count by their /64, since one host may have all of that. Choose more where many users share an address;
+    0 for no limit.
     """
     new_connections_per_s: float = Field(default=0.0, ge=0, le=100_000)
-    """New connections from one address a second; those beyond are not read for a while. Choose it when
-    strangers reconnect too fast; 0 for no limit.
+    """New connections from one address (of IPv6: from one /64) a second; those beyond are not read for a
+    while, after which their login_timeout_s begins. Those that would wait as long as that or longer are
+    answered `! busy`. Choose it when strangers reconnect too fast; 0 for no limit.
     """
     new_connections_burst: int = Field(default=50, ge=1, le=100_000)
     """New connections from one address that may come at once before new_connections_per_s applies. Choose
@@ -308,52 +279,6 @@ class TcpConfig(Section):
     """
 
 
-class ShutdownConfig(Section):
-    """How the gateway ends."""
-
-    drain_timeout_s: float = Field(default=10.0, ge=0, le=3600)
-    """Seconds to deliver what was accepted after SIGTERM or Ctrl-C. Choose less than the time your service
-    manager waits before it kills.
-    """
-
-
-class LogConfig(Section):
-    """What is logged and how."""
-
-    format: Literal["auto", "json", "text"] = "auto"
-    """The form of the log: "json" is one object a line, "text" is for people. Choose auto, which is text on a
-    terminal and json elsewhere, unless a program reads the terminal.
-    """
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    """The least level that is written. Choose info, which has nothing for each message, for production, and
-    debug for a search on a quiet gateway.
-    """
-    queue_records: int = Field(default=10_000, ge=1, le=10_000_000)
-    """Records that may wait for the writer of the log; more are dropped and counted, the gateway never
-    waits. Choose the longest pause of what reads the log × records/s.
-    """
-    flood_per_s: int = Field(default=10, ge=1, le=1_000_000)
-    """Records a second for each event, reason and address before the rest are left out and counted. Raise
-    it when every single one is needed.
-    """
-
-
-class MetricsConfig(Section):
-    """The numbers in the log."""
-
-    interval_s: float = Field(default=10.0, ge=0.01, le=3600)
-    """Seconds between two metrics records. Lower it while you tune, raise it when the log must stay small."""
-
-
-class RuntimeConfig(Section):
-    """What the gateway runs on."""
-
-    loop: Literal["auto", "uvloop", "asyncio"] = "auto"
-    """The event loop: "auto" is uvloop where it is installed and asyncio elsewhere. Choose asyncio for
-    a search in the gateway's own code.
-    """
-
-
 class Config(Section):
     """The whole configuration: made once at the start by `config_sources.load`, then only read."""
 
@@ -387,6 +312,10 @@ class Config(Section):
     """The numbers in the log."""
     runtime: RuntimeConfig = RuntimeConfig()
     """What the gateway runs on."""
+    supervisor: SupervisorConfig = SupervisorConfig()
+    """What watches the workers, where there are two or more."""
+    bus: BusConfig = BusConfig()
+    """The path between two workers, where there are two or more."""
 
     @field_validator("listen", mode="after")
     @classmethod

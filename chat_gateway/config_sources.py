@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import ValidationError
 
-from chat_gateway.config import Config, Section
+from chat_gateway.config import Config
+from chat_gateway.config_process import MAX_WORKERS
+from chat_gateway.config_section import Section
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -203,7 +205,7 @@ class _Merge:
             return _explained_listen(error, source)
         value = error["input"]
         wrong = _WRONG.get(error["type"], "{value} is {kind}").format(value=_shown(value), kind=_kind(value))
-        return Problem(_dotted(path), wrong, _allowed(_KEYS[path]), source)
+        return Problem(_dotted(path), wrong, _ALLOWED.get(path) or _allowed(_KEYS[path]), source)
 
     def _explained_rise(self, error: ErrorDetails) -> Problem:
         """Blame the key of the pair that was set last: the other one may be a default."""
@@ -224,7 +226,9 @@ _WRONG = {
     "less_than_equal": "{value} is too large",
     "literal_error": "{value} is none of the choices",
     "finite_number": "{value} is not a finite number",
+    "string_too_long": "{value} is too long",
 }
+_ALLOWED: dict[KeyPath, str] = {("runtime", "workers"): f'"auto" or an integer from 1 to {MAX_WORKERS}'}
 _RISE_WORDS = {(0, True): "at most", (0, False): "less than", (1, True): "at least", (1, False): "more than"}
 _KINDS: dict[type, str] = {
     bool: "a boolean",
@@ -256,6 +260,9 @@ def _allowed(field: FieldInfo) -> str:
         return "one of " + ", ".join(map(_shown, get_args(field.annotation)))
     if field.annotation is bool:
         return "true or false"
+    if field.annotation is str:
+        longest = next(limit.max_length for limit in field.metadata if hasattr(limit, "max_length"))
+        return f"a string of at most {longest} characters"
     kind = "an integer" if field.annotation is int else "a number"
     low, high = (
         next(getattr(limit, name) for limit in field.metadata if hasattr(limit, name))

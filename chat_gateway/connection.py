@@ -10,20 +10,24 @@ too, since a close with unread input is a reset and loses what was sent.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from chat_gateway.disconnect import Disconnect
-from chat_gateway.lifecycle import HELD_BACK, MAX_DISCARDED_BYTES, NO_ROOM, TURN_OVER, State
+from chat_gateway.lifecycle import CLAIMING, ENDED, HELD_BACK, MAX_DISCARDED_BYTES, NO_ROOM, TURN_OVER, State
 from chat_gateway.session import Session
-from chat_gateway.sockets import is_peer_gone, unsent_bytes
+from chat_gateway.sockets import is_peer_gone, reset_when_closed, unsent_bytes
 from stages.first_line import BadLoginError, NotLineProtocolError, check_unfinished, login_of
-from stages.line_codec import LineCodec, LineFramer
-from stages.message import Block, Refusal
+from stages.line_codec import LineCodec, LineFramer, most_entries
+from stages.message import ENTRY_BYTES, Block, Refusal
 from stages.notices import notice_line
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from chat_gateway.connections import Connections
     from chat_gateway.disconnect import Reason
+    from chat_gateway.read_buffers import ReadBuffer
     from pipeline.permits import Permits
     from stages.outbox import Outbox
 
@@ -36,6 +40,7 @@ class Connection(asyncio.BufferedProtocol):
     __slots__ = (
         "_all",
         "_buffer",
+        "_claim",
         "_closed_waiter",
         "_discarded",
         "_early",
@@ -67,8 +72,9 @@ class Connection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self.is_reading = True  # as the transport was last told
         self._obstacles = 0  # what keeps this connection alone from reading: flags of `lifecycle`
-        self._buffer = connections.read_buffer  # what the next read may fill
-        self._early = b""  # read before its address was to be served
+        self._buffer = connections.buffers.usual  # what the next read may fill
+        self._early = b""  # read before its address was to be served, or lines before it has its login
+        self._claim: Callable[[], None] | None = None  # takes the claim of its login back
         self._discarded = 0  # bytes thrown away while closing
         self._closed_waiter: asyncio.Future[None] | None = None  # who waits for its end
         self._last_line = b""  # Notice that says why it ends
@@ -89,21 +95,22 @@ class Connection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """The buffer that all connections share; what is in it is taken out before the next read."""
-        return self._buffer
+        return self._buffer.view
 
     def buffer_updated(self, nbytes: int) -> None:
         """So many bytes were read."""
         connections = self._all
         connections.ledger.bytes_in += nbytes
-        is_filled = nbytes == len(self._buffer)  # there may be more, for another turn
-        self._buffer = connections.read_buffer
+        buffer = self._buffer.view
+        self._buffer = connections.buffers.usual
         try:
-            self._on_data(bytes(self._buffer[:nbytes]))
+            self._on_data(bytes(buffer[:nbytes]))
         except Exception as error:
             self._on_own_error(error)
-        if is_filled:
+        if nbytes == len(buffer):  # there may be more, for another turn
+            connections.maybe_widen()
             self._set_obstacle(TURN_OVER)
-            self._all.loop.call_soon(self._clear_obstacle, TURN_OVER)
+            connections.loop.call_soon(self._clear_obstacle, TURN_OVER)
 
     def eof_received(self) -> bool:
         """The peer has ended its stream. True keeps our side open until what is pending is out."""
@@ -128,8 +135,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = None
         if self.reason is None:
             self.reason = Disconnect.CLIENT_LOST if exc is not None else Disconnect.CLIENT_CLOSED
-        if self.session is not None:
-            self._all.hub.release(self.session)
+        self._give_login_up()
         if self.outbox is not None:
             self.outbox.on_empty = None
             self._all.on_outbox_left(self, self.outbox)
@@ -143,21 +149,28 @@ class Connection(asyncio.BufferedProtocol):
     # What the session calls.
 
     def update_reading(self) -> None:
-        """Pause or resume the transport so that it fits everything that has a say in it."""
+        """Pause or resume the transport so that it fits everything that has a say in it. Never raises."""
         if self._transport is None or self._transport.is_closing():
             return
         may_read = self._may_read()
         if may_read == self.is_reading or self.state == State.LEAVING:
             return
         self.is_reading = may_read
-        if may_read:
-            self._transport.resume_reading()
-        else:
-            self._transport.pause_reading()
+        try:
+            if may_read:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+        except Exception as error:  # not for whoever asked, which may be a stage in the midst of a batch
+            self._on_own_error(error)
 
     def read_little(self) -> None:
         """Read only a few lines the next time."""
-        self._buffer = self._all.little_buffer
+        self.read_from(self._all.buffers.little)
+
+    def read_from(self, buffer: ReadBuffer) -> None:
+        """Read into this one the next time."""
+        self._buffer = buffer
 
     def pause_for(self, seconds: float) -> None:
         """Do not read for so long; more of the same meanwhile adds nothing."""
@@ -172,13 +185,18 @@ class Connection(asyncio.BufferedProtocol):
         elif self.state == State.CLOSED:
             self._all.settle(self)
 
+    def nudge(self) -> None:
+        """Send the peer something: one that has died without a word answers with a reset."""
+        if self.outbox is not None and self._all.limits.notices:
+            self.outbox.notify("login-contested", "someone else asks for your name")
+
     def end_if_gone(self) -> bool:
         """End it if its peer has gone, which a connection that is not read does not notice by itself."""
         transport = self._transport
         if self.is_reading or transport is None or not is_peer_gone(transport.get_extra_info("socket")):
             return False
         if self.session is not None and self.outbox is not None:
-            self._all.hub.release(self.session)
+            self._all.claims.release(self.session)
             self._all.on_outbox_left(self, self.outbox)  # now, so that its successor gets what is left
         self.abort(Disconnect.CLIENT_LOST)
         return True
@@ -196,9 +214,12 @@ class Connection(asyncio.BufferedProtocol):
         """See `Owner`. The peer still gets what the transport holds, if it reads within `linger_s`."""
         if self._transport is None or self.state >= State.LINGERING:
             return
-        self.end(Disconnect.SLOW_CONSUMER)
-        if self.outbox is not None and self.outbox.on_empty is not None:
-            self.outbox.on_empty()  # now, since it will not empty
+        try:
+            self.end(Disconnect.SLOW_CONSUMER)
+            if self.outbox is not None and self.outbox.on_empty is not None:
+                self.outbox.on_empty()  # now, since it will not empty
+        except Exception as error:  # as in `update_reading`
+            self._on_own_error(error)
 
     def fail(self) -> None:
         """See `Owner`."""
@@ -220,8 +241,7 @@ class Connection(asyncio.BufferedProtocol):
         self.reason = reason
         if reason.word and self._all.limits.notices:
             self._last_line = notice_line(reason.word, words or reason.words)
-        if self.session is not None:
-            self._all.hub.release(self.session)
+        self._give_login_up()
         self._all.on_ending(self)
         self.outbox.on_empty = self._close_gently if has_ended else self._shut_down_sending
         self.outbox.flush_soon()
@@ -239,8 +259,11 @@ class Connection(asyncio.BufferedProtocol):
         if self.state == State.FLUSHING and left_bytes > self._left_bytes:
             self._left_bytes = left_bytes
             self._all.on_ending(self)
-        else:
-            self.abort(Disconnect.CLIENT_LOST)
+            return
+        if self._transport is not None and self.unsent_bytes() and not self._all.is_draining:
+            # The kernel would keep it until `tcp.user_timeout_s`; it may when this process ends.
+            reset_when_closed(self._transport.get_extra_info("socket"))
+        self.abort(Disconnect.CLIENT_LOST)
 
     @property
     def left_bytes(self) -> int:
@@ -282,7 +305,10 @@ class Connection(asyncio.BufferedProtocol):
             self._on_login_data(data)
         elif self.state == State.OPEN:
             self._on_lines(*self._framer.feed(data))
+        elif self.state == State.CLAIMING:  # not read any more, but for the end of its stream
+            self._early += self._framer.feed(data)[0]
         elif self.state >= State.FLUSHING:
+            self._buffer = self._all.buffers.unbounded
             self._discarded += len(data)
             if self._discarded > MAX_DISCARDED_BYTES:
                 self.abort(Disconnect.CLIENT_LOST)
@@ -294,15 +320,17 @@ class Connection(asyncio.BufferedProtocol):
             self.end(Disconnect.LINE_TOO_LONG)
 
     def _push(self, block: bytes) -> None:
-        session = self.session
+        session, connections = self.session, self._all
         assert session is not None
         lines = block.count(b"\n")
         cost_bytes = session.take(lines, len(block))
+        entries = most_entries(block, lines, connections.limits.max_recipients)
+        taken = Block(session, block, lines, cost_bytes, cost_bytes + entries * ENTRY_BYTES)
+        connections.ceiling.count(taken.counted_bytes)
         try:
-            is_in = self._all.input.offer(Block(session, block, lines, cost_bytes), lines, self._on_room)
+            is_in = connections.input.offer(taken, lines, self._on_room)
         except Exception:
-            session.give_back(lines, cost_bytes)
-            session.settle(lines)
+            taken.discard(connections.ledger)
             raise
         if not is_in:
             self._all.on_saturated()
@@ -320,11 +348,17 @@ class Connection(asyncio.BufferedProtocol):
     def _clear_obstacle(self, obstacle: int) -> None:
         self._obstacles &= ~obstacle
         self.update_reading()
-        if self._early and not self.is_held_back:
+        if self._early and self.state == State.LOGIN and not self.is_held_back:
             early, self._early = self._early, b""
-            self._on_data(early)
+            try:
+                self._on_data(early)
+            except Exception as error:
+                self._on_own_error(error)
 
     def _on_eof(self) -> bool:
+        if self.state == State.CLAIMING:
+            self._obstacles |= ENDED
+            return True
         if self.state in (State.LOGIN, State.OPEN):
             last = self._framer.finish()
             if last:
@@ -352,6 +386,10 @@ class Connection(asyncio.BufferedProtocol):
                 self._log_in(login_of(line))
                 if self.state == State.OPEN:
                     self._on_lines(rest, is_too_long)
+                elif self.state == State.CLAIMING and is_too_long:
+                    self.end(Disconnect.LINE_TOO_LONG)
+                else:
+                    self._early = rest
                 return
             check_unfinished(self._framer.tail)
         except NotLineProtocolError:
@@ -369,14 +407,47 @@ class Connection(asyncio.BufferedProtocol):
         connections = self._all
         prefix = LineCodec.prefix(login)
         session = Session(login, prefix, self.outbox, connections.limits, connections.ceiling, self)
-        if not connections.claim(session):
-            connections.on_refused_login(self, login.encode(), Disconnect.LOGIN_TAKEN)
+        self.state = State.CLAIMING
+        claim = connections.claims.claim(session, self.address, partial(self._on_verdict, session))
+        if self.state == State.CLAIMING:
+            self._claim = claim
+            self._set_obstacle(CLAIMING)
+
+    def _on_verdict(self, session: Session, is_granted: bool) -> None:
+        """It has its login, or not; at once, or after others were asked."""
+        has_waited, self._claim = self._claim is not None, None
+        if not is_granted:
+            self._all.on_refused_login(self, session.login.encode(), Disconnect.LOGIN_TAKEN)
             self.end(Disconnect.LOGIN_TAKEN)
             return
+        assert self.outbox is not None
         self.session = session
-        self.outbox.name = login
+        self.outbox.name = session.login
         self.state = State.OPEN
-        connections.on_login(self)
+        try:
+            self._all.on_login(self)
+            if has_waited:
+                self._begin()
+        except Exception as error:
+            self._on_own_error(error)
+
+    def _begin(self) -> None:
+        """Go on with what has waited for the login."""
+        early, self._early = self._early, b""
+        if early and not self._all.is_draining:  # else it has been read too late
+            self._on_lines(early, is_too_long=False)
+        has_ended = bool(self._obstacles & ENDED)
+        self._clear_obstacle(CLAIMING | ENDED)
+        if has_ended and not self._on_eof():
+            self.abort(Disconnect.CLIENT_CLOSED)
+
+    def _give_login_up(self) -> None:
+        """It has ended: its login is free, or not wanted any more."""
+        claim, self._claim = self._claim, None
+        if claim is not None:
+            claim()
+        if self.session is not None:
+            self._all.claims.release(self.session)
 
     # Closing.
 
@@ -390,6 +461,7 @@ class Connection(asyncio.BufferedProtocol):
         if self.state == State.FLUSHING and self._transport is not None:
             self._say_last()
             self.state = State.LINGERING
+            self._all.on_ending(self)  # anew: only now can the peer know
             try:
                 self._transport.write_eof()
             except OSError:  # reset meanwhile

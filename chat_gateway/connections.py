@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from chat_gateway.addresses import Addresses
 from chat_gateway.ceiling import Ceiling
+from chat_gateway.claims import Claims
 from chat_gateway.connection import Connection
 from chat_gateway.deadlines import Deadlines
 from chat_gateway.disconnect import Disconnect
@@ -19,31 +20,30 @@ from chat_gateway.grace import Grace
 from chat_gateway.hub import Hub
 from chat_gateway.lifecycle import State
 from chat_gateway.logs import peer_text
+from chat_gateway.read_buffers import ReadBuffers
 from stages.message import Refusal
 from stages.outbox import Outbox, OutboxSettings
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from structlog.typing import FilteringBoundLogger
 
+    from chat_gateway.bus import Bus
     from chat_gateway.config import Config
     from chat_gateway.dead_letters import DeadLetters
     from chat_gateway.disconnect import Reason
-    from chat_gateway.session import Session
     from pipeline.channel import SendEnd
     from pipeline.permits import Permits
     from stages.flusher import Flusher
     from stages.ladder import Ladder
     from stages.message import Block, Ledger
     from stages.outbox import Entry
+    from stages.route import Peer
     from stages.writer import Owner, Writer
 
 __all__ = ["Connections", "outbox_settings"]
-
-# What is read at once of a session that was just refused: what it brings is likely to be refused again, at the
-# cost of all others in that turn.
-_LITTLE_BYTES = 4096
 
 
 def outbox_settings(config: Config) -> OutboxSettings:
@@ -96,13 +96,14 @@ class Connections:
         self.log = log
         self.loop = loop
         self.hub = Hub()
-        self.ceiling = Ceiling(ledger, config.limits.max_buffered_bytes, self.hub)
+        self.claims = Claims(self.hub, loop)
+        self.buffers = ReadBuffers(config.limits.max_read_bytes)
+        self.ceiling = Ceiling(ledger, config.limits.max_buffered_bytes, self.hub, self.buffers)
         self.addresses = Addresses(config.limits)
         self.grace = Grace(config.outbox, self._on_expired, loop)
         self._dead_letters = dead_letters
-        self.read_buffer = memoryview(bytearray(config.limits.max_read_bytes))
-        self.little_buffer = self.read_buffer[:_LITTLE_BYTES]  # the same bytes, for a read of not many lines
         self.is_draining = False  # nothing is read any more
+        self.end_reason = Disconnect.SHUTDOWN  # why, once it is so
         self.closed: Counter[str] = Counter()  # connections that ended, by reason
         self.accepted = 0  # connections ever
         self.logins = 0  # sessions ever
@@ -118,6 +119,30 @@ class Connections:
     def __len__(self) -> int:
         return len(self._connections)
 
+    # What other workers ask, by way of the bus: it is a `Neighbourhood`.
+
+    def join(self, bus: Bus) -> None:
+        """There are other workers: logins are asked of them, and the bus keeps the routes."""
+        self.claims.others = bus
+        self.hub.on_change = bus.on_local_change
+
+    @property
+    def routes(self) -> dict[str, Outbox | Peer]:
+        """See `Neighbourhood`."""
+        return self.hub.routes
+
+    def find_here(self, login: str) -> Outbox | None:
+        """See `Neighbourhood`."""
+        return self.hub.find_here(login)
+
+    def check_holder(self, login: str, on_checked: Callable[[bool], None]) -> None:
+        """See `Neighbourhood`."""
+        self.claims.check_holder(login, on_checked)
+
+    def take_kept(self, login: str, address: str) -> list[Entry]:
+        """See `Neighbourhood`."""
+        return self.grace.take(login, address)
+
     # What a connection tells in the course of its life.
 
     def open_outbox(self, writer: Writer, owner: Owner) -> Outbox:
@@ -128,24 +153,20 @@ class Connections:
         """It has a transport; its login is awaited."""
         self._connections.add(connection)
         self.accepted += 1
-        self._login_deadlines.start(connection)
         self.log.info("connection.accepted", address=connection.address, port=connection.port)
         may_stay, delay_s = self.addresses.enter(connection.address)
         if self.is_draining:
-            connection.end(Disconnect.SHUTDOWN)
+            connection.end(self.end_reason)
         elif not may_stay:
             connection.end(Disconnect.BUSY, "too many connections from your address")
         elif connection.tokens is self.turned_away or self.ceiling.is_full:
             connection.end(Disconnect.BUSY)
         elif delay_s:
             connection.pause_for(delay_s)
-
-    def claim(self, session: Session) -> bool:
-        """Enter a session under its login, unless a holder of that login is there and alive."""
-        if self.hub.claim(session):
-            return True
-        holder = self.hub.holder(session.login)
-        return holder is not None and holder.reading.end_if_gone() and self.hub.claim(session)
+            connection.read_from(self.buffers.least)
+            self.loop.call_later(delay_s, self._await_login, connection)
+        else:
+            self._await_login(connection)
 
     def on_login(self, connection: Connection) -> None:
         """It has become a session."""
@@ -203,7 +224,7 @@ class Connections:
         elif session is None or connection.reason is Disconnect.SLOW_CONSUMER:
             outbox.close(Refusal.GONE)
         elif self.hub.holder(session.login) is not None:
-            outbox.close(Refusal.GONE)  # its successor has got newer ones already
+            self.grace.refuse(session.login, outbox)  # its successor has got newer ones already
         else:
             self.grace.keep(session.login, connection.address, outbox)
 
@@ -212,26 +233,38 @@ class Connections:
         self._connections.discard(connection)
         connection.tokens.release()
 
+    def maybe_widen(self) -> None:
+        """Let those who may read bring as much as usual, unless memory is full."""
+        if not self.ceiling.is_full:
+            self.buffers.widen()
+
     # What the worker asks.
 
     def look_at_ceiling(self) -> None:
         """Now and then: once memory is not full any more, read from everybody again."""
+        self.maybe_widen()
         if self.ceiling.has_held and not self.ceiling.is_full:
             self.ceiling.has_held = False
             for connection in self.living():
                 connection.update_reading()
 
-    def stop_reading(self) -> None:
-        """Read nothing more from any of them."""
-        self.is_draining = True
+    def stop_reading(self, reason: Reason = Disconnect.SHUTDOWN) -> None:
+        """Read nothing more from any of them, since they will be ended for this reason."""
+        self.is_draining, self.end_reason = True, reason
         self.grace.end_all(Refusal.SHUTDOWN)
         for connection in self.living():
             connection.update_reading()
 
+    def _await_login(self, connection: Connection) -> None:
+        """It is read now, so its time to log in begins; a wait that we imposed is none of it."""
+        if connection.state == State.LOGIN:
+            connection.read_from(self.buffers.usual)
+            self._login_deadlines.start(connection)
+
     def _on_expired(self, login: str, entries: list[Entry]) -> None:
         if self._dead_letters is not None:
             for payload, _, _ in entries:
-                self._dead_letters.add(login, payload)
+                self._dead_letters.add(login, bytes(payload))
 
     def living(self) -> list[Connection]:
         """Those that still have a transport."""

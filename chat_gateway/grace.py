@@ -7,6 +7,7 @@ address, and gets them ahead of anything newer, or when the time is over.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 from chat_gateway.deadlines import Deadlines
@@ -32,7 +33,7 @@ class Grace:
 
     Args:
         config: how long and how much.
-        on_expired: told of a login and the entries that it did not come back for, before they are refused.
+        on_expired: told of a login and the entries that it does not get, before they are refused.
         loop: the running one.
     """
 
@@ -52,27 +53,36 @@ class Grace:
 
     def keep(self, login: str, address: str, outbox: Outbox) -> None:
         """A session has left: keep what its outbox still had, the oldest first as far as it fits."""
-        if not self._config.reconnect_grace_s:
-            outbox.close(Refusal.GONE)
-            return
-        entries = outbox.detach(self._config.max_grace_bytes, Refusal.GONE)
+        entries = outbox.detach(Refusal.GONE)
+        count = self._fitting(entries)
         if login in self._kept:  # by a later session of that login, which ended before: it got newer ones
-            self._refuse(login, entries, Refusal.GONE)
-        elif entries:
-            self._kept[login] = _Kept(address, entries)
+            count = 0
+        if count:
+            self._kept[login] = _Kept(address, entries[:count])
             self._deadlines.start(login)
+        self._refuse(login, entries[count:], Refusal.GONE)
+
+    def refuse(self, login: str, outbox: Outbox) -> None:
+        """A session has left and another one has its login: what it did not get is refused."""
+        self._refuse(login, outbox.detach(Refusal.GONE), Refusal.GONE)
 
     def give(self, login: str, address: str, outbox: Outbox) -> None:
         """The login is back: what was kept goes to its new outbox, unless it is at another address."""
+        entries = self.take(login, address)
+        if entries:
+            outbox.adopt(entries)
+
+    def take(self, login: str, address: str) -> list[Entry]:
+        """The login is back: what was kept of it, nothing where it is at another address."""
         kept = self._kept.get(login)
         if kept is None:
-            return
+            return []
         if kept.address == address or self._config.grace_any_address:
             del self._kept[login]
             self._deadlines.stop(login)
-            outbox.adopt(kept.entries)
-        else:
-            self._end(login, Refusal.GONE)
+            return kept.entries
+        self._end(login, Refusal.GONE)
+        return []
 
     def end_all(self, reason: str) -> None:
         """Refuse all that is kept."""
@@ -90,7 +100,15 @@ class Grace:
         self._deadlines.stop(login)
         self._refuse(login, self._kept.pop(login).entries, reason)
 
+    def _fitting(self, entries: list[Entry]) -> int:
+        """How many of the first are to be kept."""
+        if not self._config.reconnect_grace_s:
+            return 0
+        ends = itertools.accumulate(len(payload) for payload, _, _ in entries)
+        return sum(end <= self._config.max_grace_bytes for end in ends)
+
     def _refuse(self, login: str, entries: list[Entry], reason: str) -> None:
-        self._on_expired(login, entries)
+        if entries:
+            self._on_expired(login, entries)
         for _, copies, batch in entries:
             batch.refuse(copies, reason, login)

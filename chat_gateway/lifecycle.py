@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["HELD_BACK", "MAX_DISCARDED_BYTES", "NO_ROOM", "TURN_OVER", "State"]
+__all__ = ["CLAIMING", "ENDED", "HELD_BACK", "MAX_DISCARDED_BYTES", "NO_ROOM", "TURN_OVER", "State"]
 
 # What a peer may still send after we closed our side before it is reset: more than the kernels of both
 # sides hold between them (tcp_rmem and tcp_wmem are 6 and 4 MiB by default), or a busy sender that stops
@@ -15,6 +15,8 @@ MAX_DISCARDED_BYTES = 16 << 20
 NO_ROOM = 1  # a block of its own stands in line at the parse stage
 TURN_OVER = 2  # it has brought enough for this turn of the loop
 HELD_BACK = 4  # it has said too much lately
+CLAIMING = 8  # it is not known yet whether it gets its login
+ENDED = 16  # its stream has ended meanwhile
 
 
 class State(enum.IntEnum):
@@ -22,8 +24,9 @@ class State(enum.IntEnum):
 
     NEW = 0  # constructed, no transport yet
     LOGIN = 1  # its first line has not come
-    OPEN = 2  # logged in
-    LEAVING = 3  # the peer has ended its stream; its copies are waited for
-    FLUSHING = 4  # we end it: what is pending goes out
-    LINGERING = 5  # our side is shut down; reading and throwing away until the peer closes
-    CLOSED = 6
+    CLAIMING = 2  # its login is asked for
+    OPEN = 3  # logged in
+    LEAVING = 4  # the peer has ended its stream; its copies are waited for
+    FLUSHING = 5  # we end it: what is pending goes out
+    LINGERING = 6  # our side is shut down; reading and throwing away until the peer closes
+    CLOSED = 7

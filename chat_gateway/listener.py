@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from chat_gateway.connection import Connection
 from chat_gateway.lifecycle import State
-from chat_gateway.sockets import BACKLOG, SHORTAGES, prepare_accepted
+from chat_gateway.sockets import BACKLOG, SHORTAGES, listening_url, prepare_accepted
 
 if TYPE_CHECKING:
     import socket
@@ -69,8 +69,7 @@ class Listener:
     @property
     def url(self) -> str:
         """Where it listens, with the port that the system chose."""
-        host, port = self._listening.getsockname()[:2]
-        return f"line://[{host}]:{port}" if ":" in host else f"line://{host}:{port}"
+        return listening_url(self._listening)
 
     def start(self) -> None:
         """Accept from now on, in the running loop."""
@@ -82,17 +81,19 @@ class Listener:
             self._is_accepting = True
             self._loop.add_reader(self._listening, self._on_readable)
 
-    async def aclose(self) -> None:
+    async def aclose(self, *, takes_waiting: bool = True) -> None:
         """Stop accepting, close the socket, and wait for connections that are just being opened.
 
         Whoever has connected by then is taken in first, as far as tokens and files allow: a close resets
-        those that still wait in the kernel's queue. May be called twice.
+        those that still wait in the kernel's queue. Not so with `takes_waiting` false, for a socket that
+        somebody else holds open too. May be called twice.
         """
         if self._is_closed:
             return
         self._is_closed = True
         self._stop_accepting()
-        for _ in range(BACKLOG // _MAX_ACCEPTS):  # a queue's length: new ones may come all the time
+        # A queue's length: new ones may come all the time.
+        for _ in range(BACKLOG // _MAX_ACCEPTS if takes_waiting else 0):
             await asyncio.sleep(0)
             if not self._on_readable():
                 break

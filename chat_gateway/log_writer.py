@@ -1,7 +1,8 @@
 """The thread that writes log lines, behind a bounded queue.
 
-Takes finished lines as bytes and hands each one to the operating system with one `write`. Whoever logs never
-waits: what does not fit is dropped and counted. Must not know what is in a line.
+Takes finished lines as bytes and hands each one to the operating system with one `write`, when no other
+process of the gateway is in the midst of one. Whoever logs never waits: what does not fit is dropped and
+counted. Must not know what is in a line.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ import threading
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final
 
+from chat_gateway.log_lock import LogLock
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 # Room for the largest default queue of ordinary lines (some 300 bytes each) many times over, and still
 # nothing that a worker would notice in its memory.
@@ -38,6 +42,7 @@ class LogWriter:
         max_records: int,
         describe_dropped: Callable[[int], bytes],
         max_bytes: int = MAX_QUEUE_BYTES,
+        lock_path: Path | None = None,
     ) -> None:
         """Duplicate the descriptor and start the thread.
 
@@ -46,12 +51,17 @@ class LogWriter:
             max_records: lines that may wait.
             describe_dropped: makes the line that says how many lines were dropped; called from both sides.
             max_bytes: bytes that may wait, together with the line being written.
+            lock_path: file by which the processes that write to the same place keep their lines apart; None
+                where this one is alone.
 
         Raises:
             ValueError: `max_records` is less than 1.
+            OSError: the file cannot be made or read.
         """
         if max_records < 1:
             raise ValueError("max_records must be at least 1")
+        # Whose turn it is to write; also, whether the line before has an end.
+        self._output_lock = LogLock(lock_path)
         # Our own duplicate: a number that somebody closes and reuses for a socket must not receive log lines.
         self._fd = _duplicate(fd)
         # Lines that may wait.
@@ -78,8 +88,6 @@ class LogWriter:
         self.written = 0
         # Lines the operating system refused: nobody reads, the disk is full.
         self.failed = 0
-        # A failed line left its beginning in the output, so the next one starts on a line of its own.
-        self._is_torn = False
         # No more lines are taken.
         self._is_closed = False
         # `close` no longer waits: the thread ends as soon as it comes back from the operating system.
@@ -147,6 +155,7 @@ class LogWriter:
                 self._finished_bytes += len(line)
                 self._finished += 1
         finally:
+            self._output_lock.close()
             if self._fd >= 0:
                 os.close(self._fd)
 
@@ -167,17 +176,29 @@ class LogWriter:
 
     def _write(self, line: bytes) -> None:
         """Write a line and count how it went; a partial write is continued."""
-        rest = b"\n" + line if self._is_torn else line
-        whole_bytes = len(rest)
+        lock = self._output_lock
+        rest = whole = b""
         try:
+            rest = whole = self._begin(line)
             while rest:
                 rest = rest[self._write_some(rest) :]
+                if rest and not lock.go_on():
+                    rest = whole = self._begin(line)
         except OSError:
             self.failed += 1
-            self._is_torn = self._is_torn or len(rest) != whole_bytes
+            lock.release(is_cut=lock.was_cut or len(rest) != len(whole))
         else:
             self.written += 1
-            self._is_torn = False
+            lock.release(is_cut=False)
+
+    def _begin(self, line: bytes) -> bytes:
+        """What to write for this line, now that it may be written.
+
+        Raises:
+            TimeoutError: the thread was given up while it waited.
+        """
+        self._output_lock.acquire(self._fd, lambda: self._is_abandoned)
+        return self._output_lock.begin(line)
 
     def _write_some(self, rest: bytes) -> int:
         """One `write`, after waiting for a descriptor that does not block.

@@ -25,13 +25,19 @@ from chat_gateway.log_flood import LogFlood
 from chat_gateway.log_writer import LogWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, MutableMapping
+    from collections.abc import Callable, Collection, Mapping, MutableMapping
+    from pathlib import Path
 
     from structlog.typing import FilteringBoundLogger
 
 # Events of the gateway itself: no peer can cause them.
 NEVER_LIMITED: Final = frozenset(
-    {"gateway.ready", "gateway.draining", "gateway.stopped", "metrics", "log.dropped", "log.left_out"}
+    {
+        *("gateway.ready", "gateway.draining", "gateway.stopped", "gateway.gives_up"),
+        *("worker.started", "worker.ready", "worker.draining", "worker.stopped"),
+        *("worker.killed", "worker.lost", "worker.not_started"),
+        *("metrics", "log.dropped", "log.left_out"),
+    }
 )
 
 LEVELS: Final = ("debug", "info", "warning", "error", "critical")
@@ -46,7 +52,8 @@ _TEXT_LEVELS: Final = {
     "critical": ("crit", "1;31"),
 }
 
-# Fields that every record has; a caller's field of the same name is written with a `_` behind it.
+# Fields that every record has, besides those that are bound to the log; a caller's field of the same name is
+# written with a `_` behind it.
 _RESERVED: Final = frozenset({"ts", "level", "event", "pid"})
 
 _MAX_MESSAGE_CHARS: Final = 500  # of an exception
@@ -123,11 +130,12 @@ def open_log(
     level: str,
     queue_records: int,
     flood_per_s: int,
+    bind: Mapping[str, Any] | None = None,
+    lock_path: Path | None = None,
     fd: int = 1,
     clock: Callable[[], float] = time.monotonic,
     now: Callable[[], float] = time.time,
     never_limited: frozenset[str] = NEVER_LIMITED,
-    **bound: object,
 ) -> Log:
     """Open a log and start its writer thread.
 
@@ -136,27 +144,32 @@ def open_log(
         level: the lowest level that is logged; one of `LEVELS`.
         queue_records: lines that may wait for the writer thread.
         flood_per_s: records a second with the same event, reason and address; ten times as many for an event.
+        bind: fields of every record that say who is talking. Text leaves them out where nobody else does.
+        lock_path: file by which the processes that write to this descriptor keep their lines apart; None
+            where only this one writes there.
         fd: descriptor to write to; duplicated.
         clock: monotonic seconds, for the limit.
         now: seconds since the epoch, for `ts`.
         never_limited: events that the limit does not concern.
-        bound: fields of every record.
 
     Raises:
         ValueError: an unknown format or level, or a number below 1.
+        OSError: the file for the lock cannot be made.
     """
     if level not in LEVELS:
         raise ValueError(f"level must be one of {', '.join(LEVELS)}")
-    renderer = LineRenderer(_form_for(format, fd), now=now)
+    bind = bind or {}
+    form = _form_for(format, fd, unsaid=() if lock_path else tuple(bind))
+    renderer = LineRenderer(form, bind=bind, now=now)
 
     def dropped_line(count: int) -> bytes:
-        return renderer(None, "warning", {**bound, "event": "log.dropped", "count": count})
+        return renderer(None, "warning", {"event": "log.dropped", "count": count})
 
     def report(fields: dict[str, object]) -> None:
-        writer.offer(renderer(None, "warning", {**bound, "event": "log.left_out", **fields}))
+        writer.offer(renderer(None, "warning", {"event": "log.left_out", **fields}))
 
     flood = LogFlood(flood_per_s, clock=clock, never_limited=never_limited, report=report)
-    writer = LogWriter(fd, max_records=queue_records, describe_dropped=dropped_line)
+    writer = LogWriter(fd, max_records=queue_records, describe_dropped=dropped_line, lock_path=lock_path)
     lazy = structlog.wrap_logger(
         SimpleNamespace(**dict.fromkeys(LEVELS, writer.offer)),
         processors=[flood, renderer],
@@ -164,7 +177,7 @@ def open_log(
         context_class=dict,
     )
     # `bind` makes the real logger; the lazy one would make one for each call.
-    return Log(cast("FilteringBoundLogger", lazy.bind(**bound)), writer, flood)
+    return Log(cast("FilteringBoundLogger", lazy.bind()), writer, flood)
 
 
 class LineRenderer:
@@ -173,13 +186,21 @@ class LineRenderer:
     Created by `open_log`; called in the thread that logs, and by the writer thread for `log.dropped`.
     """
 
-    def __init__(self, form: Callable[[dict[str, Any]], bytes], *, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        form: Callable[[dict[str, Any]], bytes],
+        *,
+        bind: Mapping[str, Any],
+        now: Callable[[], float],
+    ) -> None:
         # Makes the line of a record.
         self._form = form
         # Seconds since the epoch.
         self._now = now
-        # In every record: which process is talking.
-        self._pid = os.getpid()
+        # In every record: who is talking.
+        self._bound = {**bind, "pid": os.getpid()}
+        # Names that a caller's field cannot have.
+        self._reserved = _RESERVED | bind.keys()
         # The latest second and its text; replaced as a whole, so that threads see both or neither.
         self._second: tuple[int, str] = (-1, "")
 
@@ -189,10 +210,12 @@ class LineRenderer:
             "ts": self._timestamp(),
             "level": method_name,
             "event": event_dict.pop("event", ""),
-            "pid": self._pid,
+            **self._bound,
         }
-        if not _RESERVED.isdisjoint(event_dict):
-            event_dict = {f"{name}_" if name in _RESERVED else name: event_dict[name] for name in event_dict}
+        if not self._reserved.isdisjoint(event_dict):
+            event_dict = {
+                f"{name}_" if name in self._reserved else name: event_dict[name] for name in event_dict
+            }
         if "exc_info" in event_dict:
             error = _exception_of(event_dict.pop("exc_info"))
             if error is not None:
@@ -284,8 +307,8 @@ def _exception_of(exc_info: object) -> BaseException | None:
     return sys.exception() if exc_info else None
 
 
-def _form_for(name: str, fd: int) -> Callable[[dict[str, Any]], bytes]:
-    """What makes the lines for a format and the descriptor they go to.
+def _form_for(name: str, fd: int, unsaid: Collection[str]) -> Callable[[dict[str, Any]], bytes]:
+    """What makes the lines for a format and the descriptor they go to; text leaves the fields `unsaid` out.
 
     Raises:
         ValueError: no such format.
@@ -295,20 +318,22 @@ def _form_for(name: str, fd: int) -> Callable[[dict[str, Any]], bytes]:
     is_terminal = os.isatty(fd)
     if name == "json" or (name == "auto" and not is_terminal):
         return _json_line
-    return _text_form(is_coloured=is_terminal and not os.environ.get("NO_COLOR"))
+    # The process is for machines; people go by what is bound.
+    return _text_form({"pid", *unsaid}, is_coloured=is_terminal and not os.environ.get("NO_COLOR"))
 
 
 def _json_line(record: dict[str, Any]) -> bytes:
     return _to_json(record, orjson.OPT_APPEND_NEWLINE)
 
 
-def _text_form(*, is_coloured: bool) -> Callable[[dict[str, Any]], bytes]:
+def _text_form(unsaid: Collection[str], *, is_coloured: bool) -> Callable[[dict[str, Any]], bytes]:
     def text_line(record: dict[str, Any]) -> bytes:
         time_of_day = record.pop("ts")[11:23]
         word, colour = _TEXT_LEVELS.get(record.pop("level"), ("?", "0"))
         level = f"\x1b[{colour}m{word:<5}\x1b[0m" if is_coloured else f"{word:<5}"
         event = _text_value(record.pop("event"))
-        del record["pid"]  # for machines; whoever needs it on a terminal binds a field
+        for name in unsaid:
+            del record[name]
         if event in _BRIEF_EVENTS:
             record = {name: value for name, value in record.items() if not isinstance(value, dict)}
         fields = " ".join(f"{_text_value(name)}={_text_value(value)}" for name, value in record.items())

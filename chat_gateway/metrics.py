@@ -1,8 +1,8 @@
-"""The numbers in the log: one `metrics` record each interval and a last one at shutdown.
+"""The numbers of a worker: one snapshot each interval and a last one at shutdown.
 
-Reads what the other parts count anyway; only the lag of the event loop is measured here. Every field is
-explained in docs/metrics.md. Durations are microseconds, taken from histograms that begin anew with
-each record; counters go up for ever.
+Reads what the other parts count anyway; only the lag of the event loop is measured here. Each snapshot is
+logged as a `metrics` record and, where there are several workers, handed on to be added to those of the
+others. Durations are in histograms that begin anew with each snapshot; counters go up for ever.
 """
 
 from __future__ import annotations
@@ -10,24 +10,46 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
+from chat_gateway.bus_statistics import BREAKER_STATES
+from chat_gateway.metrics_record import render
 from pipeline.histogram import Histogram
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from chat_gateway.bus_statistics import BusStatistics
+    from chat_gateway.logs import Log
+    from chat_gateway.metrics_record import Snapshot
     from chat_gateway.worker import Worker
     from pipeline.stage import Stage, StageStatistics
 
-__all__ = ["Metrics"]
+__all__ = ["Metrics", "own_snapshot"]
 
 _TICK_S = 0.1  # how often the lag of the loop is measured
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
-class Metrics:
-    """Made, started and stopped by a worker; its timers run in the worker's loop."""
+class Bus(Protocol):
+    """A worker's bus, as its metrics see it."""
 
-    def __init__(self, worker: Worker) -> None:
+    def statistics(self) -> BusStatistics:
+        """What it counts, with its gauges brought up to date."""
+
+
+class Metrics:
+    """Made, started and stopped by a worker; its timers run in the worker's loop.
+
+    Args:
+        worker: whose numbers these are.
+        on_snapshot: takes each snapshot where the gateway has several workers, and must not raise; this
+            one's own records are then at debug level, since a record for all of them is made elsewhere.
+    """
+
+    def __init__(self, worker: Worker, on_snapshot: Callable[[Snapshot], None] | None = None) -> None:
+        self.on_snapshot = on_snapshot  # None where this worker is the gateway
         self._worker = worker
         self._loop = asyncio.get_running_loop()
         self._lag = Histogram()  # how late the loop ran our tick
@@ -59,33 +81,49 @@ class Metrics:
     def report(self) -> None:
         """Write a record now."""
         self._worker.log.flush_left_out()
-        self._worker.log.logger.info("metrics", **self.record())
+        snapshot = self.snapshot()
+        logger = self._worker.log.logger
+        if self.on_snapshot is None:
+            logger.info("metrics", **render(snapshot))
+        else:
+            logger.debug("metrics", **render(snapshot))
+            self.on_snapshot(snapshot)
 
     def record(self) -> dict[str, Any]:
         """The fields of a record; begins the next interval."""
+        return render(self.snapshot())
+
+    def snapshot(self) -> Snapshot:
+        """All numbers as they are now; begins the next interval."""
         now = time.monotonic()
         interval_s = max(now - self._reported_at, 1e-9)
         self._reported_at = now
         return {
-            "interval_s": round(interval_s, 3),
+            "interval_s": interval_s,
             **self._copies(),
             **self._connections(),
-            "stages": {stage.name: self._stage(stage, interval_s) for stage in self._worker.topology.stages},
+            "stages": {stage.name: self._stage(stage) for stage in self._worker.topology.stages},
             "outbox": self._outboxes(),
             **self._ladder(),
-            "loop_lag_us": _quantiles(self._lag.take()),
-            "memory_bytes": self._memory_bytes(),
+            **self._bus(),
+            "loop_lag_us": self._lag.take().to_data(),
+            "memory_bytes": self.resident_bytes(),
             "dead_letters": self._dead_letters(),
-            "log": self._log(),
+            "log": _log_counts(self._worker.log),
         }
 
-    def _copies(self) -> dict[str, Any]:
+    def resident_bytes(self) -> int:
+        """Resident memory of this process; 0 where /proc does not say."""
+        if self._statm is None:
+            return 0
+        return int(os.pread(self._statm, 100, 0).split()[1]) * _PAGE_BYTES
+
+    def _copies(self) -> Snapshot:
         ledger = self._worker.ledger
         return {
             "accepted": ledger.accepted,
             "delivered": ledger.delivered,
             "stored": ledger.stored,
-            "refused": ledger.refused.total(),
             "in_flight": ledger.in_flight,
             "refused_by_reason": dict(ledger.refused),
             "rejected_lines": dict(ledger.rejected),
@@ -94,7 +132,7 @@ class Metrics:
             "bytes_out": ledger.bytes_out,
         }
 
-    def _connections(self) -> dict[str, Any]:
+    def _connections(self) -> Snapshot:
         connections = self._worker.connections
         return {
             "connections": len(connections),
@@ -107,11 +145,10 @@ class Metrics:
             "logins_in_grace": len(connections.grace),
         }
 
-    def _stage(self, stage: Stage[Any, Any], interval_s: float) -> dict[str, Any]:
+    def _stage(self, stage: Stage[Any, Any]) -> Snapshot:
         now = stage.statistics()
         before = self._before.get(stage.name)
         self._before[stage.name] = now
-        busy_s = now.busy_s - (before.busy_s if before else 0.0)
         waits = stage.send_waits.take()
         sends = now.channel.sends - (before.channel.sends if before else 0)
         waits.record(0.0, max(sends - waits.total, 0))  # those that did not have to wait
@@ -122,14 +159,13 @@ class Metrics:
             "depth": now.channel.depth,
             "peak": now.channel.peak,
             "capacity": now.channel.capacity,
-            "free": max(now.channel.capacity - now.channel.depth, 0),
             "waiting": now.channel.waiting_senders,
-            "busy_share": round(busy_s / interval_s, 4),
-            "send_wait_us": _quantiles(waits),
-            "time_in_stage_us": _quantiles(stage.time_in_stage.take()),
+            "busy_s": now.busy_s - (before.busy_s if before else 0.0),
+            "send_wait_us": waits.to_data(),
+            "time_in_stage_us": stage.time_in_stage.take().to_data(),
         }
 
-    def _outboxes(self) -> dict[str, Any]:
+    def _outboxes(self) -> Snapshot:
         ledger = self._worker.ledger
         outboxes = [one.outbox for one in self._worker.connections.living() if one.outbox is not None]
         most = max((outbox.pending_bytes for outbox in outboxes), default=0)
@@ -141,24 +177,20 @@ class Metrics:
             "parked_copies": sum(outbox.parked_copies for outbox in outboxes),
         }
 
-    def _ladder(self) -> dict[str, Any]:
+    def _ladder(self) -> Snapshot:
         ladder = self._worker.ladder
         breakers = ladder.breakers()
         return {
-            "breakers": {state: breakers[state] for state in ("closed", "open", "half_open")},
+            "breakers": {state: breakers[state] for state in BREAKER_STATES},
             "retries": ladder.retries,
             "retries_refused": ladder.budget.refused_total,
             "evictions": ladder.evictions,
         }
 
-    def _log(self) -> dict[str, int]:
-        statistics = self._worker.log.statistics()
-        return {
-            "written": statistics.written,
-            "dropped": statistics.dropped,
-            "left_out": statistics.left_out,
-            "failed": statistics.failed,
-        }
+    def _bus(self) -> Snapshot:
+        """Nothing where there is none, since this worker is the gateway."""
+        bus: Bus | None = getattr(self._worker, "bus", None)
+        return {} if bus is None else {"bus": bus.statistics().snapshot()}
 
     def _dead_letters(self) -> dict[str, int]:
         letters = self._worker.dead_letters
@@ -167,12 +199,6 @@ class Metrics:
             "lost": letters.lost if letters else 0,
         }
 
-    def _memory_bytes(self) -> int:
-        """Resident memory of this process; 0 where /proc does not say."""
-        if self._statm is None:
-            return 0
-        return int(os.pread(self._statm, 100, 0).split()[1]) * _PAGE_BYTES
-
     def _schedule_tick(self) -> None:
         self._tick_due = self._loop.time() + _TICK_S
         self._timers["tick"] = self._loop.call_at(self._tick_due, self._on_tick)
@@ -180,6 +206,7 @@ class Metrics:
     def _on_tick(self) -> None:
         self._lag.record(self._loop.time() - self._tick_due)
         self._worker.connections.look_at_ceiling()
+        self._worker.memory.look()
         self._worker.ladder.note_flushes(self._worker.ledger.flushes)
         self._schedule_tick()
 
@@ -192,9 +219,20 @@ class Metrics:
         self.report()
 
 
-def _quantiles(histogram: Histogram) -> dict[str, int]:
+def own_snapshot(log: Log) -> Snapshot:
+    """The part of a snapshot that a process without a worker has: its log, and its memory."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        pages = 0
+    return {"memory_bytes": pages * _PAGE_BYTES, "log": _log_counts(log)}
+
+
+def _log_counts(log: Log) -> dict[str, int]:
+    statistics = log.statistics()
     return {
-        "p50": histogram.quantile_us(0.5),
-        "p99": histogram.quantile_us(0.99),
-        "max": histogram.max_us,
+        "written": statistics.written,
+        "dropped": statistics.dropped,
+        "left_out": statistics.left_out,
+        "failed": statistics.failed,
     }

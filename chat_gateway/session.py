@@ -54,6 +54,9 @@ class Reading(Protocol):
     def on_settled(self) -> None:
         """Every message of this session has its outcome."""
 
+    def nudge(self) -> None:
+        """Send its peer something: one that has died without a word answers with a reset."""
+
     def end_if_gone(self) -> bool:
         """End it if its peer has gone unnoticed, as happens while reading is paused; True if so."""
 

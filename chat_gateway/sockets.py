@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
 import fcntl
 import resource
 import select
 import socket
+import struct
 import termios
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chat_gateway.config import TcpConfig
@@ -17,9 +19,12 @@ if TYPE_CHECKING:
 __all__ = [
     "SHORTAGES",
     "is_peer_gone",
+    "listening_url",
     "open_listening",
+    "open_shared_listening",
     "prepare_accepted",
     "raise_file_limit",
+    "reset_when_closed",
     "unsent_bytes",
 ]
 
@@ -37,6 +42,9 @@ SHORTAGES = {
 # Linux: SIOCOUTQ has the number of TIOCOUTQ; unsent and unacknowledged bytes of a TCP socket (tcp(7)).
 _SIOCOUTQ = termios.TIOCOUTQ
 
+# For SO_LINGER: on, for no time; a close then drops what is unsent and resets the connection (socket(7)).
+_LINGER_NOT = struct.pack("ii", 1, 0)
+
 BACKLOG = 4096  # connections that wait to be accepted; the kernel caps it at net.core.somaxconn
 
 
@@ -46,10 +54,42 @@ def open_listening(host: str, port: int) -> socket.socket:
     Raises:
         OSError: the address is in use, not ours, or unknown.
     """
-    family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listening = socket.socket(family, kind, proto)
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    return _listening(family, address)
+
+
+def open_shared_listening(host: str, port: int, count: int) -> list[socket.socket]:
+    """Several listening sockets for one address, among which the kernel spreads connections.
+
+    The first one is bound and listens alone, which nobody else can do beside it or before it; only then is
+    the address shared, so that another gateway never gets a part of our connections.
+
+    Args:
+        host: see `open_listening`.
+        port: 0 for one that the system chooses, the same for all.
+        count: how many sockets, at least 1.
+
+    Raises:
+        OSError: the address is in use, not ours, or unknown.
+    """
+    opened = [open_listening(host, port)]
+    try:
+        opened[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        for _ in range(count - 1):
+            opened.append(_listening(opened[0].family, opened[0].getsockname(), is_shared=True))
+    except BaseException:
+        for one in opened:
+            one.close()
+        raise
+    return opened
+
+
+def _listening(family: int, address: Any, *, is_shared: bool = False) -> socket.socket:
+    listening = socket.socket(family, socket.SOCK_STREAM)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_shared:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listening.bind(address)
         listening.listen(BACKLOG)
         listening.setblocking(False)
@@ -57,6 +97,12 @@ def open_listening(host: str, port: int) -> socket.socket:
         listening.close()
         raise
     return listening
+
+
+def listening_url(listening: socket.socket) -> str:
+    """Where it listens, with the port that the system chose."""
+    host, port = listening.getsockname()[:2]
+    return f"line://[{host}]:{port}" if ":" in host else f"line://{host}:{port}"
 
 
 def prepare_accepted(sock: socket.socket, send_buffer_bytes: int, tcp: TcpConfig) -> None:
@@ -86,6 +132,12 @@ def is_peer_gone(sock: socket.socket) -> bool:
     poll = select.poll()
     poll.register(sock.fileno(), select.POLLRDHUP)
     return bool(poll.poll(0))
+
+
+def reset_when_closed(sock: socket.socket) -> None:
+    """Have the next close reset the connection and free at once what the kernel still holds for its peer."""
+    with contextlib.suppress(OSError, ValueError):  # it is closed already
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
 
 
 def raise_file_limit() -> int:

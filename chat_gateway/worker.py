@@ -6,12 +6,14 @@ Knows nothing of signals, terminals and exit statuses; who runs it tells it when
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 from chat_gateway.connections import Connections
 from chat_gateway.listener import Listener
+from chat_gateway.memory import Memory, system_trim
 from chat_gateway.metrics import Metrics
-from chat_gateway.shutdown import drain
+from chat_gateway.shutdown import Ending, drain
 from pipeline.permits import Permits
 from pipeline.stage import Stage
 from pipeline.topology import Topology
@@ -29,12 +31,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    from chat_gateway.bus import Bus
     from chat_gateway.config import Config, StageConfig
     from chat_gateway.dead_letters import DeadLetters
     from chat_gateway.logs import Log
     from chat_gateway.shutdown import DrainReport
     from stages.outbox import Outbox
-    from stages.route import Routed
+    from stages.route import Peer, Routed
 
 __all__ = ["Worker"]
 
@@ -51,6 +54,7 @@ class Worker:
         listening: listening sockets; closed by the worker.
         log: where it tells what happens; not closed by the worker.
         dead_letters: where copies are written whose recipient did not come back; not closed by the worker.
+        bus: the path to the other workers, where there are any; not closed by the worker.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class Worker:
         listening: Sequence[socket.socket],
         log: Log,
         dead_letters: DeadLetters | None = None,
+        bus: Bus | None = None,
     ) -> None:
         self.config = config
         self.log = log
@@ -82,7 +87,12 @@ class Worker:
             log=log.logger,
             loop=loop,
         )
-        self._outboxes = self.connections.hub.outboxes
+        self.bus = bus
+        self._find: Callable[[str], Outbox | Peer | None] = self.connections.hub.routes.get
+        if bus is not None:
+            self.connections.join(bus)
+            bus.attach(self.connections, self.ledger, self.flusher, self.ladder)
+            self._find = partial(_find_anywhere, self._find, bus.find_unknown)
         self.listeners = [
             Listener(
                 one,
@@ -95,9 +105,24 @@ class Worker:
         ]
         tokens.on_release = self.connections.turned_away.on_release = self._on_token_back
         self.metrics = Metrics(self)
+        self.memory = Memory(
+            self.ledger,
+            log.logger,
+            trim=system_trim(),
+            resident_bytes=self.metrics.resident_bytes,
+            clock=loop.time,
+        )
 
-    async def serve(self, stop: asyncio.Event, on_ready: Callable[[], None]) -> DrainReport:
-        """Accept and route until `stop` is set, then drain; returns what became of the last copies."""
+    async def serve(
+        self, stop: asyncio.Event, on_ready: Callable[[], None], ending: Callable[[], Ending] = Ending
+    ) -> DrainReport:
+        """Accept and route until `stop` is set, then drain; returns what became of the last copies.
+
+        Args:
+            stop: set by whoever runs it.
+            on_ready: called once it accepts.
+            ending: asked, once `stop` is set, how it is to end.
+        """
         self.topology.start()
         self.metrics.start()
         for listener in self.listeners:
@@ -105,7 +130,7 @@ class Worker:
         on_ready()
         try:
             await stop.wait()
-            return await drain(self)
+            return await drain(self, ending())
         finally:
             self.metrics.stop()
             self.connections.close()
@@ -120,7 +145,7 @@ class Worker:
         return Topology(
             [
                 self._stage("parse", Parse(codec, self.ledger, words), stages.parse, _of_block, _copies),
-                self._stage("route", Route(self._find), stages.route, _of_block, _routed_copies),
+                self._stage("route", Route(self._find_late), stages.route, _of_block, _routed_copies),
                 self._stage("deliver", Deliver(codec.encode), stages.deliver, _of_routed, _routed_copies),
             ],
             on_turn_begin=self.flusher.expect_flush,
@@ -142,6 +167,7 @@ class Worker:
             ),
             RetryBudget(retry.budget_ratio, retry.budget_window_s, retry.budget_floor),
             call_later=loop.call_later,
+            clock=loop.time,
             on_change=self._on_breaker_change,
         )
 
@@ -164,21 +190,24 @@ class Worker:
             on_error=self._on_stage_error,
         )
 
-    def _find(self, login: str) -> Outbox | None:
-        return self._outboxes.get(login)
+    def _find_late(self, login: str) -> Outbox | Peer | None:
+        return self._find(login)
 
     def _on_token_back(self) -> None:
         for listener in self.listeners:
             listener.resume()
 
     def _on_stage_error(self, item: Block | Batch | Routed, error: Exception) -> None:
-        """A handler failed: whoever sent that batch hears of it, all others go on."""
+        """A handler failed: whoever sent that batch hears of it, all others go on.
+
+        What has no outcome is refused, and nothing of it lies in an outbox, which would resolve it again: the
+        deliver stage encodes before its first offer, and an offer never raises.
+        """
         reason = Refusal.TIMEOUT if isinstance(error, TimeoutError) else Refusal.ERROR
         self.log.logger.error("stage.failed", reason=reason, exc_info=error)
         if isinstance(item, Block):
             item.sender.notify("refused", reason, count=item.lines)
-            item.sender.give_back(item.lines, item.cost_bytes)
-            item.sender.settle(item.lines)
+            item.discard(self.ledger)
             return
         batch = item if isinstance(item, Batch) else item.batch
         if batch.pending:
@@ -196,6 +225,14 @@ class Worker:
         """A writer failed in a way it should not: its copies are refused, the others are flushed."""
         self.log.logger.error("outbox.failed", login=outbox.name, exc_info=error)
         outbox.fail(Refusal.ERROR)
+
+
+def _find_anywhere(
+    find: Callable[[str], Outbox | Peer | None], find_unknown: Callable[[str], Peer | None], login: str
+) -> Outbox | Peer | None:
+    """Where copies for a login go; the other workers are asked about one that is not known here."""
+    place = find(login)
+    return place if place is not None else find_unknown(login)
 
 
 def _of_block(item: Block | Batch) -> object:

@@ -1,0 +1,193 @@
+"""Where copies for each login go, with what has to wait until that is known for certain.
+
+Copies are held while a login's place is asked for, and while older ones, which went where it lived before,
+have no outcome: so what one sender says to one recipient keeps its order, also while that moves from worker
+to worker. What is held keeps its sender's credit, which bounds it. Knows nothing of sockets and frames.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from stages.message import Refusal
+from stages.outbox import Outbox
+from stages.route import Cut
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from stages.message import Batch
+    from stages.route import Peer
+
+__all__ = ["AwaitedPeer", "Held", "Routes", "Waiting"]
+
+
+class Waiting(NamedTuple):
+    """Copies of one batch for one login."""
+
+    payload: bytes
+    copies: int
+    batch: Batch
+    is_fanout: bool
+
+
+class AwaitedPeer(Protocol):
+    """Another worker, and which logins have copies there without an outcome."""
+
+    waiting: dict[str, int]
+
+    def carry(self, batch: Batch, cuts: Sequence[Cut], *, is_fanout: bool) -> None:
+        """See `stages.route.Peer`."""
+
+
+class Held:
+    """Copies for one login that wait; a `Peer` for the stages as long as it stands for that login."""
+
+    __slots__ = ("answer", "is_asking", "login", "newer", "returned")
+
+    def __init__(self, login: str) -> None:
+        self.login = login
+        self.returned: list[Waiting] = []  # came back from where it lived: older than the others
+        self.newer: list[Waiting] = []
+        self.is_asking = False
+        self.answer: int | None = None  # where it lives, as its owner says: 0 for nowhere
+
+    def carry(self, batch: Batch, cuts: Sequence[Cut], *, is_fanout: bool) -> None:
+        """See `Peer`."""
+        self.newer += [Waiting(payload, copies, batch, is_fanout) for _, payload, copies in cuts]
+
+
+class Routes:
+    """Made by the bus of a worker; `table` is what the route stage looks into.
+
+    Args:
+        table: login to its outbox here, the link to the worker where it lives, or what holds its copies.
+        find_target: where a login lives as far as is known: its outbox here, a link, or None.
+        peers: all links.
+        ask: asks the owner of a login where it lives; the answer may come at once.
+    """
+
+    def __init__(
+        self,
+        table: dict[str, Outbox | Peer],
+        find_target: Callable[[str], Outbox | AwaitedPeer | None],
+        peers: Callable[[], Iterable[AwaitedPeer]],
+        ask: Callable[[str, Callable[[int], None]], None],
+    ) -> None:
+        self._table = table
+        self._find_target = find_target
+        self._peers = peers
+        self._ask_owner = ask
+        self._held: dict[str, Held] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def find_unknown(self, login: str) -> Peer | None:
+        """Where copies for a login go that is not in the table; None when it is known to be nowhere."""
+        held = self._hold(login)
+        self._reroute_held(held)
+        return self._held.get(login)
+
+    def look_again(self, login: str) -> None:
+        """Something was learnt of a login: where it lives, or that copies of it have their outcome."""
+        held = self._held.get(login)
+        if held is not None:
+            self._reroute_held(held)
+            return
+        target = self._find_target(login)
+        if self._is_awaited(login, target):
+            self._hold(login)
+        elif target is None:
+            self._table.pop(login, None)
+        else:
+            self._table[login] = target
+
+    def look_if_held(self, login: str) -> None:
+        """Copies for a login have their outcome, which matters only to what waits behind them."""
+        if login in self._held:
+            self._reroute_held(self._held[login])
+
+    def take_back(self, login: str, waiting: Waiting) -> None:
+        """Copies came back from where the login does not live any more."""
+        held = self._held.get(login)
+        if held is None:
+            held = self._hold(login)
+        held.returned.append(waiting)
+
+    def overtaken(self, login: str) -> None:
+        """Newer copies were delivered where older ones came back from: these must not follow them."""
+        held = self._held.get(login)
+        if held is not None and held.returned:
+            _refuse(login, held.returned, Refusal.GONE)
+            held.returned = []
+
+    def ask_again(self) -> None:
+        """Now and then: a place that was promised and did not come may have changed since."""
+        for held in list(self._held.values()):
+            if not held.is_asking:
+                held.answer = None
+            self._reroute_held(held)
+
+    def close(self, reason: str) -> None:
+        """Refuse all that waits."""
+        held, self._held = self._held, {}
+        for one in held.values():
+            self._table.pop(one.login, None)
+            _refuse(one.login, [*one.returned, *one.newer], reason)
+
+    def _hold(self, login: str) -> Held:
+        held = self._held[login] = Held(login)
+        self._table[login] = held
+        return held
+
+    def _is_awaited(self, login: str, target: object, *, everywhere: bool = False) -> bool:
+        """Older copies are without an outcome, elsewhere than where newer ones would go."""
+        return any(login in peer.waiting for peer in self._peers() if everywhere or peer is not target)
+
+    def _reroute_held(self, held: Held) -> None:
+        login = held.login
+        target = self._find_target(login)
+        if self._is_awaited(login, target, everywhere=bool(held.returned)):
+            return
+        if target is None and held.answer is None and not held.is_asking:
+            self._ask(held)
+            return
+        if target is None and held.answer != 0:
+            return  # asked, or promised: it comes, or is asked for again
+        if self._held.get(login) is not held:
+            return  # the answer came at once
+        del self._held[login]
+        if target is None:
+            self._table.pop(login, None)
+        else:
+            self._table[login] = target
+        _let_go(held, target)
+
+    def _ask(self, held: Held) -> None:
+        def on_answer(wid: int) -> None:
+            held.is_asking = False
+            held.answer = wid
+            if self._held.get(held.login) is held:
+                self._reroute_held(held)
+
+        held.is_asking = True
+        self._ask_owner(held.login, on_answer)
+
+
+def _let_go(held: Held, target: Outbox | AwaitedPeer | None) -> None:
+    """Send what has waited where the login lives, the older first; refuse it where that is nowhere."""
+    waiting = [*held.returned, *held.newer]
+    if target is None:
+        _refuse(held.login, waiting, Refusal.UNKNOWN)
+        return
+    for payload, copies, batch, is_fanout in waiting:
+        if isinstance(target, Outbox):
+            target.offer((payload, copies, batch), is_fanout=is_fanout)
+        else:
+            target.carry(batch, [Cut([held.login], payload, copies)], is_fanout=is_fanout)
+
+
+def _refuse(login: str, waiting: Iterable[Waiting], reason: str) -> None:
+    for _, copies, batch, _ in waiting:
+        batch.refuse(copies, reason, login)
