@@ -24,7 +24,11 @@ TINY: dict[str, dict[str, Any]] = {
     "flood": {"messages": 20_000},
 }
 LADDER = {"write_timeout_s": 0.3, "evict_after_s": 1.5, "linger_s": 0.2}
-SETTINGS = ("limits.login_timeout_s=1.5", *(f"outbox.{key}={value}" for key, value in LADDER.items()))
+SETTINGS = (
+    "limits.login_timeout_s=1.5",
+    "limits.refused_per_s=0",
+    *(f"outbox.{key}={value}" for key, value in LADDER.items()),
+)
 SCALE = Scale(capacity_per_s=10_000.0, is_quick=True)
 
 

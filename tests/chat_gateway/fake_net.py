@@ -220,6 +220,7 @@ class FakeTransport(asyncio.Transport):
         self.is_stuck = False  # the peer takes nothing
         self.closes_with_us = True  # the peer closes its side when we have closed ours
         self.write_error: Exception | None = None
+        self.switch_error: Exception | None = None  # raised by the next pause or resume of reading
         self.write_eof_error: Exception | None = None
         self.switches: list[bool] = []  # every call of resume_reading (True) and pause_reading (False)
         self._loop = loop
@@ -239,6 +240,11 @@ class FakeTransport(asyncio.Transport):
     def from_peer(self, data: bytes) -> None:
         """Bytes arrive; they are read at once, as libuv does, until reading is paused."""
         self._inbox += data
+        self._pump()
+
+    def read_anyway(self) -> None:
+        """Read although it was told not to, as uvloop does when that was in `connection_made`."""
+        self._is_read = True
         self._pump()
 
     def end_from_peer(self, *, is_reset: bool = False) -> None:
@@ -282,12 +288,14 @@ class FakeTransport(asyncio.Transport):
     def pause_reading(self) -> None:
         """As told."""
         assert self._is_read, "paused twice"
+        self._fail_to_switch()
         self._is_read = False
         self.switches.append(False)
 
     def resume_reading(self) -> None:
         """As told; what came meanwhile is read in a later turn."""
         assert not self._is_read, "resumed twice"
+        self._fail_to_switch()
         self._is_read = True
         self.switches.append(True)
         self._loop.call_soon(self._pump)
@@ -335,6 +343,11 @@ class FakeTransport(asyncio.Transport):
             self.is_aborted = self._is_closing = True
             self._outgoing.clear()
             self._loop.call_soon(self._lose, None)
+
+    def _fail_to_switch(self) -> None:
+        error, self.switch_error = self.switch_error, None
+        if error is not None:
+            raise error
 
     def _pump(self) -> None:
         while self.is_reading() and (self._inbox or self._peer_end):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from chat_gateway.ceiling import Ceiling
 from chat_gateway.config_sources import load
 from chat_gateway.connection import Connection
+from chat_gateway.read_buffers import ReadBuffers
 from chat_gateway.session import Session
 from chat_gateway.worker import Worker
 from stages.message import Ledger
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
+    from chat_gateway.bus import Bus
     from chat_gateway.config import Config
     from chat_gateway.logs import Log
     from chat_gateway.session import Reading
@@ -81,7 +83,7 @@ def fake_session(
     """A session of its own: its connection is `reading`, what its outbox is told goes to `notify`."""
     config = configured(*sets)
     ledger = Ledger()
-    ceiling = Ceiling(ledger, config.limits.max_buffered_bytes, [])
+    ceiling = Ceiling(ledger, config.limits.max_buffered_bytes, [], ReadBuffers(1024))
     outbox = cast("Outbox", SimpleNamespace(notify=notify))
     return Session("alice", b"from alice: ", outbox, config.limits, ceiling, reading, random)
 
@@ -188,10 +190,15 @@ class FakeGateway:
         sets: keys of the configuration, as `--set` takes them.
         listening: fake listening sockets; peers can be connected without any.
         is_started: whether the stages run; without, blocks stay in the first channel.
+        bus: the path to other workers.
     """
 
     def __init__(
-        self, *sets: str, listening: Sequence[FakeListening] = (), is_started: bool = True
+        self,
+        *sets: str,
+        listening: Sequence[FakeListening] = (),
+        is_started: bool = True,
+        bus: Bus | None = None,
     ) -> None:
         self.log = FakeLog()
         self.loop = asyncio.get_running_loop()
@@ -199,6 +206,7 @@ class FakeGateway:
             configured(*sets),
             cast("Sequence[socket.socket]", listening),
             cast("Log", self.log),
+            bus=bus,
         )
         self.connections = self.worker.connections
         self.tokens = self.connections.tokens

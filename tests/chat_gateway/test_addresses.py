@@ -80,6 +80,34 @@ def test_addresses_count_one_host_once_when_it_comes_through_both_kinds_of_liste
     assert len(table) == 0
 
 
+def test_addresses_count_a_network_once_when_its_hosts_are_of_ipv6() -> None:
+    """Who changes the last 64 bits of its address is the same one; who differs in those before is another."""
+    table = _addresses("limits.connections_per_address=2")
+    same = ["2001:db8:0:7::1", "2001:db8::7:ffff:ffff:ffff:ffff", "2001:db8:0:7:8000::"]
+    assert [table.enter(address) for address in same] == [(True, 0.0), (True, 0.0), (False, 0.0)]
+    assert table.enter("2001:db8:0:6:ffff:ffff:ffff:ffff") == (True, 0.0)
+    assert table.enter("2001:db8:0:8::1") == (True, 0.0)
+    for address in same:
+        table.leave(address)
+    assert len(table) == 2
+    assert table.enter(same[0]) == (True, 0.0)
+
+
+def test_addresses_of_ipv4_are_not_one_network_when_they_are_mapped() -> None:
+    """All of them lie in one /64 of IPv6, but each is a host of its own."""
+    table = _addresses("limits.connections_per_address=1")
+    for address in (f"::ffff:{ONE}", f"::ffff:{TWO}"):
+        assert table.enter(address) == (True, 0.0)
+    assert len(table) == 2
+
+
+def test_addresses_pace_a_network_when_each_connection_has_its_own_address() -> None:
+    """The rate of new connections goes by the network as well."""
+    table = _addresses(*PACED)
+    entered = [table.enter(f"2001:db8::{number:x}") for number in range(5)]
+    assert entered == [(True, 0.0)] * 3 + [(True, 0.5), (True, 1.0)]
+
+
 def test_addresses_look_at_nothing_when_there_is_no_limit() -> None:
     """With both limits at 0 nothing is counted."""
     table = _addresses("limits.connections_per_address=0")
@@ -175,7 +203,7 @@ def test_addresses_are_bounded_when_ever_new_ones_come() -> None:
     """The real bound holds for a stranger with a whole network."""
     table = _addresses("limits.new_connections_per_s=1")
     for number in range(module._MAX_IDLE + 100):
-        address = f"2001:db8::{number:x}"
+        address = f"2001:db8:0:{number:x}::1"
         table.enter(address)
         table.leave(address)
     assert len(table) == module._MAX_IDLE

@@ -7,6 +7,7 @@ import tracemalloc
 import pytest
 
 from chat_gateway.ceiling import Ceiling
+from chat_gateway.read_buffers import ReadBuffers
 from stages.message import Ledger
 from tests.chat_gateway.fakes import FakeGateway, turns, virtual_time
 
@@ -14,7 +15,7 @@ from tests.chat_gateway.fakes import FakeGateway, turns, virtual_time
 def _ceiling(buffered_bytes: int, sessions: int = 10) -> Ceiling:
     ledger = Ledger()
     ledger.buffered_bytes = buffered_bytes
-    return Ceiling(ledger, 1000, range(sessions))
+    return Ceiling(ledger, 1000, range(sessions), ReadBuffers(1024))
 
 
 @pytest.mark.parametrize("inflight_bytes", [0, 850, 10_000])
@@ -48,14 +49,13 @@ def test_ceiling_holds_everybody_when_it_is_full(buffered_bytes: int, is_full: b
 @virtual_time
 async def test_session_is_read_again_when_its_share_is_resolved() -> None:
     """Between the marks only the one that holds most stands still, until its recipient takes something."""
-    gateway = FakeGateway("limits.max_buffered_bytes=1048576")
+    gateway = FakeGateway("limits.max_buffered_bytes=1048576", "limits.max_inflight_bytes=1048576")
     alice, eve = gateway.login("alice"), gateway.login("eve")
     bob = await gateway.stuck("bob", eve)
-    gateway.ledger.buffered_bytes += 800_000
+    gateway.ledger.buffered_bytes += 600_000
     alice.send(b"bob: " + b"x" * 16_000 + b"\n")
     await turns()
     assert alice.is_read  # not above the mark yet
-    gateway.ledger.buffered_bytes += 100_000
     for _ in range(20):
         alice.send(b"bob: " + b"x" * 15_000 + b"\n")
     eve.send(b"eve: small\n")
@@ -113,10 +113,8 @@ async def test_everybody_is_read_again_when_it_was_full_between_two_ticks_only()
     [
         pytest.param(b"b:\n" * 20_000, id="shortest"),
         pytest.param(b"b:\nc:\n" * 10_000, id="in turn"),
-        pytest.param(
-            b"b,c:\nb,d:\n" * 6_000,
-            id="to several"
-        ),
+        pytest.param(b"b,c:\nb,d:\n" * 6_000, id="to several"),
+        pytest.param(b"b:\nb,c:\n" * 8_000, id="mixed"),
     ],
 )
 @virtual_time

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import tomllib
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,40 +20,54 @@ from chat_gateway.check import (
 from chat_gateway.config import Config
 from chat_gateway.config_sources import load
 from chat_gateway.dead_letters import MAX_QUEUED_BYTES
+from stages.line_codec import most_tail_bytes
+from stages.message import Refusal
+from stages.notices import MAX_LINE_BYTES, MAX_TEXT_BYTES, Notices
 from tests.chat_gateway.fakes import FakeGateway, configured, turns, virtual_time
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-READ_BYTES = 512 + 65_536 + 13_107 * (72 + 2 * 96)
-FLUSH_BYTES = 65_536 + 21_845 * 72
+READ_BYTES = 512 + (65_536 + 16_384) * (1 + 256 // 2)
+WORK_BYTES = 2 * (81_920 + 27_306 * 72)
+CACHE_BYTES = 8 << 20
+LINE_BYTES = 512 + 72 + 16_384 + 1 + 256 * 256
+FLUSH_BYTES = 65_536 + 800
+NOTICES_BYTES = 48 * (4 * 65 + 320)
+SHARED_BYTES = 1_073_741_824 + READ_BYTES + WORK_BYTES + CACHE_BYTES
 
 
 def test_memory_bound_has_the_known_figures_when_the_configuration_is_the_default() -> None:
-    """What is in flight once, and for each connection a line, a read and a flush on top of it."""
+    """What is in flight and one read once; for each connection a line, a flush and notices on top of it."""
     bound = most_message_memory_bytes(Config())
-    assert [part.size_bytes for part in bound.shared] == [1_073_741_824]
-    assert [part.size_bytes for part in bound.parts] == [16_384 + 65_536, READ_BYTES, FLUSH_BYTES]
-    assert bound.per_connection_bytes == 81_920 + READ_BYTES + FLUSH_BYTES
+    shared = [part.size_bytes for part in bound.shared]
+    assert shared == [1_073_741_824, READ_BYTES, WORK_BYTES, CACHE_BYTES]
+    assert [part.size_bytes for part in bound.parts] == [LINE_BYTES, FLUSH_BYTES, NOTICES_BYTES]
+    assert bound.per_connection_bytes == LINE_BYTES + FLUSH_BYTES + NOTICES_BYTES
     assert bound.all_connections_bytes == 10_000 * bound.per_connection_bytes
-    assert bound.total_bytes == 1_073_741_824 + bound.all_connections_bytes
+    assert bound.total_bytes == SHARED_BYTES + bound.all_connections_bytes
 
 
-def test_memory_bound_has_no_smaller_read_when_the_shortest_line_is_encoded() -> None:
-    """The overhead of a line covers the worst line there is: no name and text, to the longest sender."""
-    sent, arrives = b"b:\n", b"from " + b"x" * 64 + b": \n"
-    lines = Config().limits.max_read_bytes // len(sent)
-    assert most_message_memory_bytes(Config()).parts[2].size_bytes >= lines * len(arrives)
+def test_memory_bound_is_near_the_ceiling_when_there_are_ten_thousand_connections() -> None:
+    """With the defaults the connections add less than twice what is configured."""
+    assert most_message_memory_bytes(Config()).total_bytes < 3 * Config().limits.max_buffered_bytes
+
+
+def test_memory_bound_has_no_notices_when_there_are_none() -> None:
+    """A gateway that keeps silent keeps nothing to say."""
+    bound = most_message_memory_bytes(configured("limits.notices=false"))
+    assert bound.parts[2].size_bytes == 0
 
 
 @pytest.mark.parametrize(
     ("option", "grows_by", "shared_grows_by"),
     [
-        ("limits.max_line_bytes=16385", 1, 0),
-        ("limits.max_read_bytes=65551", 15 + 15 + 3 * (72 + 2 * 96) + 15 + 5 * 72, 0),
-        ("outbox.send_buffer_bytes=1638376", 0, 0),
-        ("outbox.send_buffer_bytes=1638378", 2, 0),
+        ("limits.max_line_bytes=16387", 3, 3 * 129 + 2 * (3 + 72)),
+        ("limits.max_read_bytes=65539", 0, 3 * 129 + 2 * (3 + 72)),
+        ("limits.max_recipients=257", 256, 0),
+        ("outbox.send_buffer_bytes=65537", 1, 0),
+        ("limits.notices=false", -NOTICES_BYTES, 0),
         ("limits.max_buffered_bytes=1073741825", 0, 1),
         ("dead_letters.path=letters", 0, MAX_QUEUED_BYTES),
         ("limits.max_inflight_bytes=262145", 0, 0),
@@ -83,50 +100,121 @@ def bound_of(*sets: str) -> MemoryBound:
     return most_message_memory_bytes(configured(*sets))
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        pytest.param(b"b,c:\nb,d:\n" * 6_553, id="to several"),
+        pytest.param(b"b:\nb,c:\n" * 8_192, id="mixed"),
+        pytest.param(b"b:\nc:\n" * 10_922, id="in turn"),
+        pytest.param(b"\n" * 65_000 + b"b:\n", id="empty"),
+    ],
+)
 @virtual_time
-async def test_memory_bound_holds_when_all_bring_the_most_in_one_turn() -> None:
-    """The ceiling is known to be reached after one read of each: that much is counted on top of it."""
+async def test_memory_bound_holds_when_all_bring_the_most_in_one_turn(lines: bytes) -> None:
+    """One read goes past the ceiling; of all others in that turn the least is read, whatever they hold."""
     gateway = FakeGateway(*SMALL)
     alice = gateway.login("alice")
     for name in "bcd":
         await gateway.stuck(name, alice)
     senders = [gateway.login(f"s{number}") for number in range(12)]
+    most_bytes = 0
     for sender in senders:
         for _ in range(3):
-            sender.send(b"b,c:\nb,d:\n" * 6_553)
-    await turns(400)  # as many as it takes to parse them all
+            sender.send(lines)
+            most_bytes = max(most_bytes, gateway.ledger.buffered_bytes)
+    for _ in range(400):  # as many as it takes to parse them all
+        await turns(1)
+        most_bytes = max(most_bytes, gateway.ledger.buffered_bytes)
     bound = bound_of(*SMALL)
-    counted_bytes = gateway.ledger.buffered_bytes
+    unread = [sender.transport.unread for sender in senders]
+    is_read = [sender.is_read for sender in senders]
     await gateway.close()
-    assert not any(sender.is_read for sender in senders)
-    assert counted_bytes > 12 * bound.parts[1].size_bytes * 0.9
-    assert counted_bytes <= bound.shared[0].size_bytes + 12 * bound.parts[1].size_bytes
+    assert not any(is_read)
+    assert unread[1:] == [3 * len(lines) - 1] * 11
+    assert most_bytes <= bound.shared[0].size_bytes + bound.shared[1].size_bytes
 
 
 @virtual_time
-async def test_memory_bound_covers_the_transport_when_one_read_is_one_flush() -> None:
-    """An entry goes to the transport whole, as large as it is, and counts as delivered then."""
+async def test_memory_bound_holds_when_every_connection_ends_a_line_while_memory_is_full() -> None:
+    """A byte of each is read, which ends its line at most; then it is not read any more."""
+    gateway = FakeGateway(*SMALL)
+    alice = gateway.login("alice")
+    await gateway.stuck("b", alice)
+    senders = [gateway.login(f"s{number}") for number in range(12)]
+    names = ",".join(f"n{number:07}" for number in range(256)).encode()
+    for sender in senders:
+        sender.send(b"b," + names + b": " + b"x" * 14_000)
+    full_bytes = gateway.connections.limits.max_buffered_bytes
+    gateway.ledger.buffered_bytes += full_bytes
+    gateway.connections.ceiling.count(0)
+    for sender in senders:
+        sender.send(b"\n" + b"b:\n" * 1000)
+    counted_bytes = gateway.ledger.buffered_bytes - full_bytes
+    await turns(400)
+    unread = [sender.transport.unread for sender in senders]
+    is_read = [sender.is_read for sender in senders]
+    gateway.ledger.buffered_bytes -= full_bytes
+    await gateway.close()
+    assert not any(is_read)
+    assert unread == [3000] * 12
+    assert 12 * 14_000 < counted_bytes <= 12 * bound_of(*SMALL).parts[0].size_bytes
+
+
+@virtual_time
+async def test_memory_bound_covers_the_transport_when_one_read_is_many_flushes() -> None:
+    """An entry goes to the transport in parts, each as large as a flush may be."""
     gateway = FakeGateway(*SMALL)
     alice, bob = gateway.login("a" * 64), gateway.login("b")
     bob.stick()
     alice.send(b"b:\n" * 21_845)
     await turns()
     held_bytes, in_flight = bob.transport.get_write_buffer_size(), gateway.ledger.in_flight
+    bob.unstick()
+    await turns()
+    received, left = bob.take(), gateway.ledger.buffered_bytes
     await gateway.close()
-    assert in_flight == 0
-    assert Config().outbox.send_buffer_bytes < held_bytes <= bound_of(*SMALL).parts[2].size_bytes
+    assert 0 < 21_845 - in_flight == held_bytes // len(b"from " + b"a" * 64 + b": \n")
+    assert Config().outbox.send_buffer_bytes * 0.99 < held_bytes <= bound_of(*SMALL).parts[1].size_bytes
+    assert received == (b"from " + b"a" * 64 + b": \n") * 21_845
+    assert left == 0
 
 
+@pytest.mark.parametrize("piece_bytes", [1, 100, 16_384])
 @virtual_time
-async def test_memory_bound_covers_the_unfinished_line_when_a_read_passes_it() -> None:
-    """A line that becomes too long was kept as a whole until that was known."""
+async def test_memory_bound_covers_the_unfinished_line_when_a_read_passes_it(piece_bytes: int) -> None:
+    """What is beyond the longest line is dropped, and what is kept takes no more than its part says."""
     gateway = FakeGateway(*SMALL)
     alice = gateway.login("alice")
-    alice.send(b"x" * 16_384)
+    tail_bytes = 0
+    for _ in range(16_384 // piece_bytes):
+        alice.send(b"x" * piece_bytes)
+        tail_bytes = max(tail_bytes, sys.getsizeof(alice.connection._framer.tail))
     alice.send(b"x" * 65_536)
-    tail_bytes = len(alice.connection._framer.tail)
+    last_bytes = sys.getsizeof(alice.connection._framer.tail)
     await gateway.close()
-    assert tail_bytes <= bound_of(*SMALL).parts[0].size_bytes
+    assert max(tail_bytes, last_bytes) <= most_tail_bytes(16_384) <= bound_of(*SMALL).parts[0].size_bytes
+
+
+def test_memory_bound_covers_the_notices_when_their_names_are_the_longest() -> None:
+    """The widest names, every kind of refusal: as they wait and as they are written."""
+    reasons = [value for name, value in vars(Refusal).items() if name.isupper()]
+    gc.collect()
+    tracemalloc.start()
+    notices = Notices()
+    for number in range(200):
+        name = chr(0x4E00 + number) + "\U000e0001" * 100
+        notices.add("unknown-recipient", reasons[number % len(reasons)], name=name, count=10**9)
+    for word in ("refused", "unknown-recipient"):
+        for reason in reasons:
+            notices.add(word, reason, count=10**9)
+    del name
+    held_bytes = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    text = notices.take()
+    parts = most_message_memory_bytes(Config()).parts
+    assert held_bytes <= parts[2].size_bytes
+    assert len(text) <= MAX_TEXT_BYTES <= parts[1].size_bytes
+    assert max(map(len, text.splitlines())) <= MAX_LINE_BYTES
 
 
 @virtual_time
@@ -176,18 +264,21 @@ def test_report_is_a_sum_that_can_be_followed_when_printed() -> None:
     memory = [line.split() for line in text.splitlines() if line.startswith("#   ")]
     assert [" ".join(words) for words in memory] == [
         "# messages in flight 1.0 GiB (1073741824 bytes) limits.max_buffered_bytes",
+        "# one read more 10.1 MiB (10568192 bytes) limits.max_read_bytes of the lines that count most",
+        "# one read at work 3.9 MiB (4095904 bytes) limits.max_read_bytes of the shortest lines, encoded",
+        "# recipient lists 8.0 MiB (8388608 bytes) that were parsed lately",
         "# dead letters 16.0 MiB (16777216 bytes) that wait for the disk",
-        "# for 10000 connections 48.9 GiB (52465920000 bytes) each of them:",
-        "# unfinished line 80.0 KiB (81920 bytes) limits.max_line_bytes, and the read that passes it",
-        "# one read more 3.4 MiB (3526296 bytes) limits.max_read_bytes of the shortest lines, "
-        "each to several",
-        "# one flush 1.6 MiB (1638376 bytes) outbox.send_buffer_bytes, or all that one read brought, "
-        "once encoded",
-        "# in all 49.9 GiB (53556439040 bytes) and beside it the socket buffers of the kernel",
+        "# for 10000 connections 1.6 GiB (1766810000 bytes) each of them:",
+        "# unfinished line 80.6 KiB (82505 bytes) limits.max_line_bytes, or ended when memory is full, "
+        "to limits.max_recipients",
+        "# one flush 64.8 KiB (66336 bytes) outbox.send_buffer_bytes or the longest line, "
+        "and the last notice",
+        "# notices 27.2 KiB (27840 bytes) that wait for the next flush, merged by name",
+        "# in all 2.7 GiB (2880381744 bytes) and beside it the socket buffers of the kernel",
     ]
 
 
-TOTAL_BYTES = 53_539_661_824
+TOTAL_BYTES = 2_863_604_528
 
 
 @pytest.mark.parametrize(

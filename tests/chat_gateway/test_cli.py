@@ -13,9 +13,12 @@ import pytest
 from typer.testing import CliRunner
 
 from chat_gateway import cli
-from chat_gateway.config import Config, LogConfig, RuntimeConfig
+from chat_gateway.config import Config
+from chat_gateway.config_process import LogConfig, RuntimeConfig
+from chat_gateway.config_sources import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from typer.testing import Result
@@ -28,9 +31,10 @@ class FakeGateway:
         self.configs: list[Config] = []  # one for each run
         self.status = 0  # what the next run returns
 
-    def run_gateway(self, config: Config) -> int:
+    def run_gateway(self, config: Config, load_config: Callable[[], Config]) -> int:
         """Take the place of the real one."""
         self.configs.append(config)
+        self.load_config = load_config
         return self.status
 
 
@@ -83,7 +87,7 @@ def test_serve_hands_over_all_sources_when_all_are_given(gateway: FakeGateway, t
     env = {"CHAT_GATEWAY_LIMITS__MAX_RECIPIENTS": "2", "CHAT_GATEWAY_LIMITS__MAX_CONNECTIONS": "2"}
     options = ["--config", str(path), "--set", "limits.max_connections=3", "--set", "log.level=debug"]
     options += ["--listen", "line://127.0.0.1:0", "--listen", "line://[::1]:0", "--log-format", "json"]
-    assert run("serve", *options, "--loop", "asyncio", env=env).exit_code == 0
+    assert run("serve", *options, "--loop", "asyncio", "--workers", "3", env=env).exit_code == 0
     (config,) = gateway.configs
     assert (config.log.queue_records, config.limits.max_recipients, config.limits.max_connections) == (
         1,
@@ -91,7 +95,21 @@ def test_serve_hands_over_all_sources_when_all_are_given(gateway: FakeGateway, t
         3,
     )
     assert (config.log.level, config.log.format, config.runtime.loop) == ("debug", "json", "asyncio")
+    assert config.runtime.workers == 3
     assert [address.url for address in config.listen] == ["line://127.0.0.1:0", "line://[::1]:0"]
+
+
+def test_serve_hands_over_how_the_sources_are_read_again(gateway: FakeGateway, tmp_path: Path) -> None:
+    """All of them, as they are then; a problem is raised, since nobody looks at the terminal any more."""
+    path = tmp_path / "gateway.toml"
+    path.write_text("[limits]\nmax_recipients = 1\n")
+    run("serve", "--config", str(path), "--workers", "2", "--set", "log.level=debug")
+    path.write_text("[limits]\nmax_recipients = 2\n")
+    config = gateway.load_config()
+    assert (config.limits.max_recipients, config.runtime.workers, config.log.level) == (2, 2, "debug")
+    path.write_text("[limits]\nmax_recipients = 0\n")
+    with pytest.raises(ConfigError):
+        gateway.load_config()
 
 
 def test_serve_ends_with_the_status_of_the_gateway_when_it_returns(gateway: FakeGateway) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, get_origin
 import pytest
 from pydantic import ValidationError
 
-from chat_gateway.config import Config, LimitsConfig, Section
+from chat_gateway.config import Config, LimitsConfig
+from chat_gateway.config_section import Section
 from chat_gateway.config_sources import load
 from chat_gateway.listen_address import ListenAddress
 

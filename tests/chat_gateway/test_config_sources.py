@@ -92,6 +92,31 @@ def test_set_takes_a_value_when_it_is_toml_or_a_bare_word(option: str, value: st
     assert load(None, {}, [option], []).log.format == value
 
 
+@pytest.mark.parametrize(
+    ("key", "text", "wrong", "allowed"),
+    [
+        ("runtime.workers", "0", "0 is too small", '"auto" or an integer from 1 to 256'),
+        ("runtime.workers", "257", "257 is too large", '"auto" or an integer from 1 to 256'),
+        ("runtime.workers", "many", '"many" is a string', '"auto" or an integer from 1 to 256'),
+        ("runtime.workers", "true", "true is a boolean", '"auto" or an integer from 1 to 256'),
+        ("dead_letters.path", "5", "5 is an integer", "a string of at most 4096 characters"),
+    ],
+)
+def test_problem_of_an_unusual_key_says_what_is_allowed(
+    key: str, text: str, wrong: str, allowed: str
+) -> None:
+    """One problem for one bad value, also where several types are allowed."""
+    (problem,) = problems_of(sets=[f"{key}={text}"])
+    assert (problem.key, problem.wrong, problem.allowed) == (key, wrong, allowed)
+
+
+@pytest.mark.parametrize(("text", "workers"), [("auto", "auto"), ("1", 1), ("256", 256)])
+def test_number_of_workers_is_taken_when_it_is_one_or_auto(text: str, workers: int | str) -> None:
+    """As every source spells it."""
+    assert load(None, {"CHAT_GATEWAY_RUNTIME__WORKERS": text}, [], []).runtime.workers == workers
+    assert load(None, {}, [f"runtime.workers={text}"], []).runtime.workers == workers
+
+
 def test_set_takes_the_last_value_when_a_key_is_repeated() -> None:
     """Of two options for one key the later one holds."""
     assert load(None, {}, ["limits.notices=true", "limits.notices=false"], []).limits.notices is False

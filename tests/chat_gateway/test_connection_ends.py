@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 from chat_gateway.disconnect import Disconnect
-from tests.chat_gateway.fakes import PATIENT, SMALL, FakeGateway, Peer, fill, turns, virtual_time
+from tests.chat_gateway.fakes import PATIENT, SMALL, FakeGateway, Peer, fill, passed, turns, virtual_time
 
 
 def end(gateway: FakeGateway, peer: Peer) -> None:
@@ -160,6 +160,29 @@ async def test_connection_fails_alone_when_its_end_of_stream_does(monkeypatch: p
     await gateway.close()
 
 
+@virtual_time
+async def test_connection_fails_alone_when_what_was_read_early_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error while it is handled at last aborts like any other; nothing is left half alive."""
+    gateway = FakeGateway(
+        "limits.new_connections_per_s=0.5", "limits.new_connections_burst=1", "limits.limit_loopback=true"
+    )
+    alice, held_back = gateway.login("alice"), gateway.connect()
+    held_back.send(b"bob\nbob: 1\n")
+    held_back.transport.read_anyway()
+
+    def fail(*_arguments: object) -> bool:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(gateway.connections, "input", type("Broken", (), {"offer": staticmethod(fail)})())
+    await passed(2.1)
+    assert held_back.transport.is_aborted
+    assert gateway.connections.closed == {"error": 1}
+    assert [record.event for record in gateway.log.errors] == ["connection.failed"]
+    assert gateway.tokens.in_use == 1
+    assert alice.is_read
+    await gateway.close()
+
+
 @contextlib.contextmanager
 def kernel_pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     """Two connected sockets of this process, for what only the kernel can answer."""
@@ -195,17 +218,60 @@ async def test_login_is_taken_over_when_its_stalled_holder_has_gone() -> None:
 
 @virtual_time
 async def test_login_is_refused_when_its_stalled_holder_is_there() -> None:
-    """A stalled holder whose peer is alive is not disturbed."""
+    """A stalled holder whose peer is alive is told of it, and stays what it was."""
     with kernel_pair() as (ours, _theirs):
         gateway = FakeGateway()
         old = gateway.login("alice", sock=ours)
         old.session.stall()
         new = gateway.connect()
-        new.send(b"alice\n")
+        new.send(b"alice\nalice: lost\n")
         await turns()
+        assert old.take() == b"! login-contested someone else asks for your name\n"
+        assert not new.is_read
+        await passed(1.0)
+        assert old.take() == b""
         assert new.take().startswith(b"! login-taken ")
         assert not old.transport.is_closing()
         assert gateway.connections.hub.holder("alice") is old.session
+        await gateway.close()
+
+
+@virtual_time
+async def test_login_is_taken_over_when_its_stalled_holder_turns_out_to_have_gone() -> None:
+    """What its client sent before it died hides the end of its stream; what we send it brings a reset."""
+    with kernel_pair() as (ours, theirs):
+        gateway = FakeGateway()
+        old = gateway.login("alice", sock=ours)
+        old.session.stall()
+        new = gateway.connect()
+        new.send(b"alice\nalice: first\n")
+        await turns()
+        assert gateway.connections.hub.holder("alice") is old.session
+        theirs.close()  # stands for the reset
+        await passed(1.0)
+        assert old.transport.is_aborted
+        assert gateway.connections.hub.holder("alice") is new.session
+        new.send(b"alice: second\n")
+        await turns()
+        assert new.take() == b"from alice: first\nfrom alice: second\n"
+        await gateway.close()
+
+
+@virtual_time
+async def test_claimant_leaves_nothing_behind_when_its_time_is_over_before_the_verdict() -> None:
+    """Its login stays with its holder, and it ends like any connection that never logged in."""
+    with kernel_pair() as (ours, _theirs):
+        gateway = FakeGateway("limits.login_timeout_s=0.1", "outbox.linger_s=0.1")
+        old = gateway.login("alice", sock=ours)
+        old.session.stall()
+        new = gateway.connect()
+        new.send(b"alice\n")
+        await passed(1.0)
+        assert new.take().startswith(b"! login-timeout ")
+        assert gateway.connections.hub.holder("alice") is old.session
+        assert gateway.connections.closed == {"login_timeout": 1}
+        assert len(gateway.connections) == 1
+        assert gateway.connections.logins == 1
         await gateway.close()
 
 

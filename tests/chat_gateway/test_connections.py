@@ -157,6 +157,73 @@ async def test_connections_hold_a_newcomer_back_when_its_address_comes_too_often
     await gateway.close()
 
 
+ONE_IN_TWO_S = (
+    "limits.new_connections_per_s=0.5",
+    "limits.new_connections_burst=1",
+    "limits.limit_loopback=true",
+    "limits.login_timeout_s=3",
+)
+
+
+@virtual_time
+async def test_connections_give_the_whole_time_to_log_in_when_they_held_a_newcomer_back() -> None:
+    """It begins when the newcomer is read first: a wait that the gateway imposed is none of its own."""
+    gateway = FakeGateway(*ONE_IN_TWO_S)
+    gateway.connect()
+    held_back = gateway.connect()
+    await passed(4.5)
+    held_back.send(b"bob\n")
+    assert held_back.session.login == "bob"
+    assert gateway.connections.closed == {"login_timeout": 1}  # the first one, which did not wait
+    await passed(5)
+    assert not held_back.transport.is_closing()
+    await gateway.close()
+
+
+@virtual_time
+async def test_connections_end_a_newcomer_when_it_is_silent_after_having_been_held_back() -> None:
+    """Its time is as long as that of all others."""
+    gateway = FakeGateway(*ONE_IN_TWO_S)
+    gateway.connect()
+    held_back = gateway.connect()
+    await passed(5.1)
+    assert held_back.take() == b"! login-timeout no login came in time\n"
+    assert gateway.connections.closed == {"login_timeout": 2}
+    await gateway.close()
+
+
+@virtual_time
+async def test_connections_leave_a_newcomer_alone_when_it_has_logged_in_as_soon_as_it_was_read() -> None:
+    """No time to log in begins for a session, also where its login was read before its address was served."""
+    gateway = FakeGateway(*ONE_IN_TWO_S)
+    gateway.login("alice")
+    held_back = gateway.connect()
+    held_back.send(b"bob\nbob: in\n")
+    held_back.transport.read_anyway()
+    await passed(1.9)
+    assert gateway.connections.logins == 1
+    await passed(0.2)
+    assert held_back.take() == b"from bob: in\n"
+    await passed(10)
+    assert gateway.connections.closed == {}
+    await gateway.close()
+
+
+@virtual_time
+async def test_connections_await_no_login_when_a_newcomer_has_gone_while_it_was_held_back() -> None:
+    """Nothing is left of it, whenever it would have been read."""
+    gateway = FakeGateway(*ONE_IN_TWO_S)
+    gateway.login("alice")
+    held_back = gateway.connect()
+    held_back.connection.end(Disconnect.SHUTDOWN)
+    await turns()
+    assert held_back.transport.is_lost
+    await passed(10)
+    assert gateway.connections.closed == {"shutdown": 1}
+    assert len(gateway.connections) == 1
+    await gateway.close()
+
+
 @virtual_time
 async def test_connections_warn_with_a_hint_when_the_first_stage_is_full() -> None:
     """The record names the stage and what to do."""

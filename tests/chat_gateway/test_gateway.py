@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from chat_gateway import gateway
-from chat_gateway.gateway import CannotStartError, loop_factory, run_gateway
+from chat_gateway import gateway, process
+from chat_gateway.config_sources import ConfigError, Problem, load
+from chat_gateway.gateway import run_gateway
+from chat_gateway.process import CannotStartError, loop_factory
 from chat_gateway.shutdown import DrainReport
-from tests.chat_gateway.fakes import FakeListening, FakeLog, configured, turns
+from tests.chat_gateway.fakes import FakeListening, FakeLog, turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,22 +63,25 @@ class Run:
 def fixture_run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """A run that touches neither sockets nor the limits of this process."""
     run = Run()
-    monkeypatch.setattr(gateway, "open_listening", run.open_listening)
-    monkeypatch.setattr(gateway, "open_log", lambda **_: run.log)
+    monkeypatch.setattr(process, "open_listening", run.open_listening)
+    monkeypatch.setattr(gateway, "open_process_log", lambda _: run.log)
     monkeypatch.setattr(gateway, "Worker", run.worker)
-    monkeypatch.setattr(gateway, "raise_file_limit", lambda: 1 << 20)
+    monkeypatch.setattr(process, "raise_file_limit", lambda: 1 << 20)
     monkeypatch.setattr(gc, "freeze", lambda: None)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     yield run
     for number, handler in handlers.items():
         signal.signal(number, handler)
 
 
-def addressed(*ports: int) -> Config:
-    """A configuration with these listeners."""
-    from chat_gateway.config_sources import load
+def configured(*sets: str) -> Config:
+    """The defaults with one worker and some keys set."""
+    return load(None, {}, ["runtime.workers=1", *sets], [])
 
-    return load(None, {}, [], [f"line://127.0.0.1:{port}" for port in ports])
+
+def addressed(*ports: int) -> Config:
+    """A configuration of one worker with these listeners."""
+    return load(None, {}, ["runtime.workers=1"], [f"line://127.0.0.1:{port}" for port in ports])
 
 
 # Which loop.
@@ -250,13 +255,56 @@ def test_run_gateway_warns_when_it_may_open_fewer_files_than_connections(
     files: int, warns: bool, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With both numbers and a hint; it starts all the same."""
-    monkeypatch.setattr(gateway, "raise_file_limit", lambda: files)
+    monkeypatch.setattr(process, "raise_file_limit", lambda: files)
     assert run_gateway(configured("limits.max_connections=1000")) == 0
     records = run.log.found("limits.files")
     assert len(records) == warns
     if warns:
         assert (records[0]["max_connections"], records[0]["open_files"]) == (1000, files)
         assert "limits.max_connections" in records[0]["hint"]
+
+
+def test_run_gateway_checks_the_configuration_when_it_is_hung_up(run: Run) -> None:
+    """A bad one is reported; one worker goes on with what it has in any case."""
+    problem = Problem("log.level", "is bad", "good ones", "a file")
+    results: list[Config | ConfigError] = [ConfigError([problem]), configured("log.level=debug")]
+
+    def load_config() -> Config:
+        result = results.pop(0)
+        if isinstance(result, ConfigError):
+            raise result
+        return result
+
+    def during(stop: asyncio.Event) -> None:
+        loop = asyncio.get_running_loop()
+        signal.raise_signal(signal.SIGHUP)
+        loop.call_later(0.05, signal.raise_signal, signal.SIGHUP)
+        loop.call_later(0.1, stop.set)
+
+    run.during = during
+    assert run_gateway(configured(), load_config) == 0
+    assert run.log.found("config.refused") == [{"problems": [str(problem)]}]
+    assert run.log.found("config.checked")[0]["changed"] == ["log.level"]
+
+
+def test_run_gateway_is_left_to_a_supervisor_when_there_are_several_workers(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the number that auto means here, and what it returns is the status."""
+    given: list[int] = []
+
+    def run_supervised(_config: Config, workers: int, _load: Callable[[], Config]) -> int:
+        given.append(workers)
+        return 1
+
+    monkeypatch.setattr("chat_gateway.supervised.run_supervised", run_supervised)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
+    assert run_gateway(configured("runtime.workers=auto")) == 1
+    assert run_gateway(configured("runtime.workers=5")) == 1
+    assert given == [3, 5]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    assert run_gateway(configured("runtime.workers=auto")) == 0
+    assert len(run.opened) == 1
 
 
 def test_run_gateway_logs_an_error_when_nobody_else_has_caught_it(run: Run) -> None:
@@ -283,6 +331,6 @@ def test_run_gateway_tells_how_to_join_in_words_that_can_be_typed(
     """The name it was called by where that is a command, else its own."""
     which: dict[str, Any] = {"gw": found}
     monkeypatch.setattr(sys, "argv", ["gw", "serve"])
-    monkeypatch.setattr("chat_gateway.gateway.shutil.which", which.get)
+    monkeypatch.setattr("chat_gateway.process.shutil.which", which.get)
     run_gateway(addressed(7001))
     assert run.log.found("gateway.ready")[0]["join"] == f"{program} connect alice --to 127.0.0.1:7001"

@@ -62,7 +62,7 @@ class _World:
 
     def _on_expired(self, login: str, entries: list[Entry]) -> None:
         assert self.ledger.in_flight, "told after the refusal"
-        self.expired.append((login, [entry[0] for entry in entries]))
+        self.expired.append((login, [bytes(entry[0]) for entry in entries]))
 
 
 @virtual_time
@@ -149,23 +149,23 @@ async def test_copies_are_only_given_at_another_address_when_that_is_allowed(is_
 
 
 @pytest.mark.parametrize(
-    ("max_bytes", "kept"),
-    [
-        (12, [b"123\n", b"45678\n", b"9\n"]),
-        (11, [b"123\n", b"45678\n"]),
-        (9, [b"123\n"]),
-        (3, []),
-    ],
+    ("max_bytes", "count"),
+    [(12, 3), (11, 2), (9, 1), (3, 0)],
 )
 @virtual_time
-async def test_the_oldest_are_kept_when_not_all_fit(max_bytes: int, kept: list[bytes]) -> None:
-    """The bound is in bytes, whole entries only, and nothing newer takes the room of an older one."""
+async def test_the_oldest_are_kept_when_not_all_fit(max_bytes: int, count: int) -> None:
+    """The bound is in bytes, whole entries only, nothing newer takes the room of an older one, all that is
+    cut off is told of at once.
+    """
     world = _World(f"outbox.max_grace_bytes={max_bytes}")
-    world.leave(b"123\n", b"45678\n", b"9\n")
-    assert world.ledger.refused.total() == 3 - len(kept)
+    payloads = [b"123\n", b"45678\n", b"9\n"]
+    world.leave(*payloads)
+    assert world.ledger.refused.total() == 3 - count
     assert len(world.alice.given_back) == 3
+    cut_off = [("bob", payloads[count:])] if count < 3 else []
+    assert world.expired == cut_off
     await passed(10)
-    assert world.expired == ([("bob", kept)] if kept else [])
+    assert world.expired == cut_off + ([("bob", payloads[:count])] if count else [])
     world.balanced()
 
 
@@ -193,6 +193,7 @@ async def test_nothing_is_kept_when_there_is_no_grace() -> None:
     world.leave(b"1\n")
     assert (len(world.grace), world.ledger.in_flight) == (0, 0)
     assert world.ledger.refused == {Refusal.GONE: 1}
+    assert world.expired == [("bob", [b"1\n"])]
     world.balanced()
 
 
@@ -241,6 +242,20 @@ async def test_copies_of_an_earlier_session_are_refused_when_a_later_one_left_be
     world.turns.end()
     assert writer.written == b"2\n"
     assert world.ledger.in_flight == 0
+    world.balanced()
+
+
+@virtual_time
+async def test_copies_are_told_of_when_a_successor_is_there_already() -> None:
+    """They are refused like those that expire, parked ones included, and nothing is kept."""
+    world = _World()
+    outbox, _ = world.outbox(is_paused=True)
+    world.offer(outbox, world.alice, b"a" * 59 + b"\n", b"b" * 59 + b"\n")
+    assert outbox.parked_copies == 1
+    world.grace.refuse("bob", outbox)
+    assert world.expired == [("bob", [b"a" * 59 + b"\n", b"b" * 59 + b"\n"])]
+    assert world.ledger.refused == {Refusal.GONE: 2}
+    assert (len(world.grace), world.ledger.in_flight, world.alice.stalls) == (0, 0, 0)
     world.balanced()
 
 

@@ -22,7 +22,7 @@ def test_hub_finds_session_and_outbox_when_claimed() -> None:
     assert hub.holder("alice") is None
     assert hub.claim(alice)
     assert hub.holder("alice") is alice
-    assert hub.outboxes == {"alice": alice.outbox}
+    assert hub.routes == {"alice": alice.outbox}
     assert hub.sessions == [alice]
     assert len(hub) == 1
 
@@ -33,7 +33,7 @@ def test_hub_refuses_a_claim_when_the_login_is_held() -> None:
     assert hub.claim(first)
     assert not hub.claim(second)
     assert hub.holder("alice") is first
-    assert hub.outboxes["alice"] is first.outbox
+    assert hub.routes["alice"] is first.outbox
 
 
 def test_hub_lets_a_login_be_claimed_when_it_was_released() -> None:
@@ -42,7 +42,7 @@ def test_hub_lets_a_login_be_claimed_when_it_was_released() -> None:
     hub.claim(first)
     hub.release(first)
     assert hub.holder("alice") is None
-    assert hub.outboxes == {}
+    assert hub.routes == {}
     assert len(hub) == 0
     assert hub.claim(second)
 
@@ -55,7 +55,7 @@ def test_hub_keeps_the_new_holder_when_the_old_one_is_released_late() -> None:
     hub.claim(new)
     hub.release(old)
     assert hub.holder("alice") is new
-    assert hub.outboxes["alice"] is new.outbox
+    assert hub.routes["alice"] is new.outbox
 
 
 def test_hub_gives_a_list_of_its_own_when_asked_for_sessions() -> None:

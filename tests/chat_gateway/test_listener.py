@@ -288,6 +288,18 @@ async def test_listener_takes_in_who_has_connected_when_closed() -> None:
 
 
 @virtual_time
+async def test_listener_leaves_who_has_connected_to_its_successor_when_closed_so() -> None:
+    """Another process has the same socket open: closing ours resets nobody."""
+    rig = Rig()
+    rig.socket.arrive(*(FakeSocket() for _ in range(150)))
+    await rig.listener.aclose(takes_waiting=False)
+    await passed(5)
+    assert len(rig.socket.queue) == 150
+    assert rig.socket.is_closed
+    await rig.close()
+
+
+@virtual_time
 async def test_listener_waits_for_what_it_is_opening_when_closed() -> None:
     """A connection that was accepted a moment before is opened, not lost."""
     rig = Rig()

@@ -21,6 +21,7 @@ from chat_gateway.logs import Log, LogStatistics, describe_exception, open_log, 
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 # Far longer than anything here takes; only a broken log waits for it.
 PATIENCE_S = 20.0
@@ -87,12 +88,12 @@ def is_clean(text: str) -> bool:
 
 
 def test_json_record_has_the_common_fields_first_when_it_is_written() -> None:
-    """A line is one JSON object: when, how grave, what, who, bound fields, and the fields of the call."""
-    tap = Tap(worker=3)
+    """A line is one JSON object: when, how grave, what, who, and the fields of the call."""
+    tap = Tap(bind={"worker": 3})
     tap.log.logger.info("session.login", login="alice", peer="127.0.0.1:5000")
     assert tap.output().decode() == (
         '{"ts":"2024-02-29T12:34:56.789Z","level":"info","event":"session.login",'
-        f'"pid":{os.getpid()},"worker":3,"login":"alice","peer":"127.0.0.1:5000"}}\n'
+        f'"worker":3,"pid":{os.getpid()},"login":"alice","peer":"127.0.0.1:5000"}}\n'
     )
 
 
@@ -109,19 +110,20 @@ def test_json_timestamp_changes_when_time_goes_on() -> None:
 
 def test_logger_binds_fields_when_asked() -> None:
     """A bound logger adds its fields to each record, and the fields of a call win."""
-    tap = Tap(worker=1)
-    tap.log.logger.bind(login="alice").warning("x", worker=2)
+    tap = Tap()
+    tap.log.logger.bind(login="alice", port=1).warning("x", port=2)
     (record,) = tap.records()
-    assert (record["level"], record["worker"], record["login"]) == ("warning", 2, "alice")
+    assert (record["level"], record["port"], record["login"]) == ("warning", 2, "alice")
 
 
 def test_record_keeps_a_field_when_its_name_is_taken() -> None:
     """The common fields cannot be overwritten; a field of such a name gets a `_`."""
-    tap = Tap()
-    tap.log.logger.info("worker.ended", pid=7, level="high", ts="noon")
+    tap = Tap(bind={"worker": "supervisor"})
+    tap.log.logger.info("worker.ended", pid=7, level="high", ts="noon", worker=2)
     (record,) = tap.records()
     assert (record["pid"], record["level"], record["ts"][:4]) == (os.getpid(), "info", "2024")
     assert (record["pid_"], record["level_"], record["ts_"]) == (7, "high", "noon")
+    assert (record["worker"], record["worker_"]) == ("supervisor", 2)
 
 
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error", "critical"])
@@ -136,7 +138,7 @@ def test_log_writes_from_its_level_on_when_records_of_all_levels_come(level: str
 
 def test_logs_are_independent_when_there_are_several() -> None:
     """Each log has its own destination and fields, and structlog's global settings stay as they are."""
-    one, two = Tap(name="one"), Tap(name="two", level="error")
+    one, two = Tap(bind={"name": "one"}), Tap(bind={"name": "two"}, level="error")
     one.log.logger.info("x")
     two.log.logger.info("x")
     assert not structlog.is_configured()
@@ -372,6 +374,20 @@ def test_text_value_is_quoted_when_it_needs_to_be(value: object, expected: str) 
     assert tap.lines() == [f"12:34:56.789 info  x  value={expected}"]
 
 
+def test_text_line_does_not_say_who_talks_when_nobody_else_does() -> None:
+    """One process: it is always the same one."""
+    tap = Tap(format="text", bind={"worker": 1})
+    tap.log.logger.info("x", n=2)
+    assert tap.lines() == ["12:34:56.789 info  x  n=2"]
+
+
+def test_text_line_says_which_worker_talks_when_several_do(tmp_path: Path) -> None:
+    """First of all fields, and without the process."""
+    tap = Tap(format="text", bind={"worker": 2}, lock_path=tmp_path / "lock")
+    tap.log.logger.info("x", n=2)
+    assert tap.lines() == ["12:34:56.789 info  x  worker=2 n=2"]
+
+
 def test_text_line_ends_after_the_event_when_there_are_no_fields() -> None:
     """No spaces hang behind the event."""
     tap = Tap(format="text")
@@ -425,7 +441,7 @@ def test_log_writes_json_when_the_format_is_auto_and_there_is_no_terminal() -> N
 
 def test_log_limits_a_flood_and_tells_the_rest_when_it_is_closed() -> None:
     """Records over the limit are counted, told by the next one, and by a report at the end."""
-    tap = Tap(flood_per_s=2, worker=1)
+    tap = Tap(flood_per_s=2, bind={"worker": 1})
     for _ in range(5):
         tap.log.logger.info("session.refused", reason="full", address="10.0.0.1")
     tap.now += 1.0
@@ -463,7 +479,9 @@ def test_log_never_limits_when_the_event_is_the_gateways_own(event: str) -> None
 def test_log_reports_drops_when_the_queue_was_full() -> None:
     """A reader that stops costs records, which are counted and told once it reads again."""
     read_fd, write_fd = os.pipe()
-    log = open_log(format="json", level="info", queue_records=10, flood_per_s=10_000, fd=write_fd, worker=1)
+    log = open_log(
+        format="json", level="info", queue_records=10, flood_per_s=10_000, bind={"worker": 1}, fd=write_fd
+    )
     os.close(write_fd)
     for number in range(200):
         log.logger.info("x", number=number, filler="x" * 4_000)

@@ -181,7 +181,7 @@ async def test_reports_go_on_when_one_of_them_fails(monkeypatch: pytest.MonkeyPa
     metrics = gateway.worker.metrics
     metrics.start()
     with monkeypatch.context() as patch:
-        patch.setattr(metrics, "record", lambda: 1 / 0)
+        patch.setattr(metrics, "snapshot", lambda: 1 / 0)
         await passed(1.5)
     await passed(3)
     count = len(gateway.log.found("metrics"))

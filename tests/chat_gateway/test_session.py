@@ -40,6 +40,9 @@ class FakeReading:
     def read_little(self) -> None:
         self.is_read_little = True
 
+    def nudge(self) -> None:
+        pass
+
     def end_if_gone(self) -> bool:
         return False
 

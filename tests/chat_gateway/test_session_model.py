@@ -292,7 +292,7 @@ class SessionMachine(RuleBasedStateMachine):
             assert [line for line in lines if not line.startswith("! ")] == model.messages
             assert notices == model.notices
             assert peer.transport.is_lost == model.is_closed
-        assert set(self.gateway.connections.hub.outboxes) - {"filler"} == set(self.model.holders)
+        assert set(self.gateway.connections.hub.routes) - {"filler"} == set(self.model.holders)
         assert self.gateway.ledger.is_balanced
         assert self.gateway.ledger.in_flight == self.model.in_flight
         assert not self.gateway.ledger.refused[Refusal.ERROR]

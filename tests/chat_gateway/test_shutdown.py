@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import pytest
 
 from chat_gateway.disconnect import Disconnect
+from chat_gateway.shutdown import Ending
 from tests.chat_gateway.fakes import FakeGateway, FakeListening, FakeSocket, passed, turns, virtual_time
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from chat_gateway.shutdown import DrainReport
 
 NOTICE = b"! shutdown the gateway stops\n"
 
@@ -185,6 +192,123 @@ async def test_drain_closes_sessions_in_every_state() -> None:
     assert login.take() == NOTICE
     assert gateway.ledger.is_balanced
     assert gateway.ledger.in_flight == 0
+
+
+async def ended(gateway: FakeGateway, ending: Ending) -> DrainReport:
+    """Run the worker through its drain as one of several."""
+    stop = asyncio.Event()
+    stop.set()
+    return await gateway.worker.serve(stop, lambda: None, lambda: ending)
+
+
+@virtual_time
+async def test_drain_closes_nobody_before_the_other_workers_have_drained() -> None:
+    """Its own copies have outcomes, but its clients may still get some of the others'; then they are told."""
+    gateway = running()
+    alice, bob = gateway.login("alice"), gateway.login("bob")
+    alice.send(b"bob: last words\n")
+    all_drained = asyncio.Event()
+    is_settled = []
+
+    async def settled() -> None:
+        is_settled.append(gateway.ledger.in_flight == 0)
+        await all_drained.wait()
+
+    drained = gateway.loop.create_task(ended(gateway, Ending(settled=settled)))
+    await passed(3)
+    assert is_settled == [True]
+    assert bob.take() == b"from alice: last words\n"
+    assert bob.connection.outbox is not None
+    assert not bob.transport.is_lost
+    all_drained.set()
+    report = await drained
+    assert bob.take() == NOTICE
+    assert report.undelivered == 0
+    assert report.took_s == pytest.approx(3.0, abs=0.1)
+    assert len(gateway.log.found("worker.draining")) == 1
+
+
+@virtual_time
+async def test_drain_ends_when_its_time_is_over_though_the_others_have_not_drained() -> None:
+    """The time is what it was told; no copy of its own is left without an outcome."""
+    gateway = running("shutdown.drain_timeout_s=60")
+    alice = gateway.login("alice")
+    never = asyncio.Event()
+
+    async def settled() -> None:
+        await never.wait()
+
+    report = await ended(gateway, Ending(timeout_s=2, settled=settled))
+    assert report.undelivered == 0
+    assert report.took_s == pytest.approx(2.0, abs=0.1)
+    assert alice.transport.is_aborted
+
+
+@virtual_time
+async def test_drain_fails_when_what_it_waits_for_does() -> None:
+    """An error is not taken for the word of the others."""
+    gateway = running()
+
+    async def settled() -> None:
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        await ended(gateway, Ending(settled=settled))
+
+
+@virtual_time
+async def test_drain_tells_clients_to_connect_again_when_the_worker_is_replaced() -> None:
+    """Those who wait to be accepted are left to the one that replaces it."""
+    listening = FakeListening()
+    gateway = running(listening=(listening,))
+    gateway.worker.listeners[0].start()
+    listening.arrive(FakeSocket())
+    await turns(1)
+    listening.arrive(*(FakeSocket() for _ in range(100)))
+    alice = gateway.login("alice")
+    await ended(gateway, Ending(Disconnect.RESTARTING))
+    assert alice.take() == b"! restarting connect again\n"
+    assert set(gateway.connections.closed) == {"restarting"}
+    assert listening.queue
+    assert listening.is_closed
+
+
+class SlowOthers:
+    """Other workers, which have not answered yet."""
+
+    def __init__(self) -> None:
+        self.verdicts: list[Callable[[bool], None]] = []
+
+    def claim(self, _login: str, _address: str, on_verdict: Callable[[bool], None]) -> Callable[[], None]:
+        """Answer when the test says so."""
+        self.verdicts.append(on_verdict)
+        return lambda: None
+
+    def release(self, _login: str) -> None:
+        """Nobody minds."""
+
+
+@virtual_time
+async def test_drain_throws_away_what_came_with_a_login_when_that_is_granted_too_late() -> None:
+    """It was read before, but nothing is routed any more; the client is told like the others."""
+    gateway = running()
+    gateway.connections.claims.others = others = SlowOthers()
+    alice = gateway.connect()
+    alice.send(b"alice\nalice: hello\n")
+    all_drained = asyncio.Event()
+
+    async def settled() -> None:
+        await all_drained.wait()
+
+    drained = gateway.loop.create_task(ended(gateway, Ending(settled=settled)))
+    await passed(1)
+    others.verdicts[0](True)
+    await passed(1)
+    all_drained.set()
+    await drained
+    assert alice.take() == NOTICE
+    assert gateway.ledger.accepted == 0
+    assert gateway.log.errors == []
 
 
 @virtual_time

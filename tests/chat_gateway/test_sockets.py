@@ -13,12 +13,16 @@ import pytest
 from chat_gateway.sockets import (
     SHORTAGES,
     is_peer_gone,
+    listening_url,
     open_listening,
+    open_shared_listening,
     prepare_accepted,
     raise_file_limit,
+    reset_when_closed,
     unsent_bytes,
 )
 from tests.chat_gateway.fakes import configured
+from tests.e2e.tcp_states import TCP_FIN_WAIT1, tcp_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,6 +62,47 @@ def test_open_listening_raises_and_leaves_nothing_open_when_the_port_is_taken() 
         with pytest.raises(OSError, match="Address already in use") as raised:
             open_listening("127.0.0.1", first.getsockname()[1])
         assert raised.value.errno == errno.EADDRINUSE
+
+
+def test_open_shared_listening_gives_each_socket_a_part_of_the_connections() -> None:
+    """One port for all, also when the system chooses it; the kernel spreads by hash."""
+    sockets = open_shared_listening("127.0.0.1", 0, 3)
+    address = sockets[0].getsockname()
+    assert {one.getsockname() for one in sockets} == {address}
+    theirs = [socket.create_connection(address) for _ in range(100)]
+    accepted = [0, 0, 0]
+    for index, one in enumerate(sockets):
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                one.accept()[0].close()
+                accepted[index] += 1
+    assert sum(accepted) == 100
+    assert min(accepted) > 0
+    for each in (*sockets, *theirs):
+        each.close()
+
+
+def test_open_shared_listening_raises_when_another_gateway_has_the_address() -> None:
+    """Also one that shares it among its own workers, which the kernel would let us join."""
+    others = open_shared_listening("127.0.0.1", 0, 2)
+    port = others[0].getsockname()[1]
+    for count in (1, 2):
+        with pytest.raises(OSError, match="Address already in use"):
+            open_shared_listening("127.0.0.1", port, count)
+    with pytest.raises(OSError, match="Address already in use"):
+        open_listening("127.0.0.1", port)
+    for one in others:
+        one.close()
+    for one in open_shared_listening("127.0.0.1", port, 2):  # the failed ones have left nothing
+        one.close()
+
+
+def test_listening_url_has_the_port_that_the_system_chose() -> None:
+    """An IPv6 host stands in brackets."""
+    with open_listening("127.0.0.1", 0) as listening:
+        assert listening_url(listening) == f"line://127.0.0.1:{listening.getsockname()[1]}"
+    with open_listening("::1", 0) as listening:
+        assert listening_url(listening) == f"line://[::1]:{listening.getsockname()[1]}"
 
 
 def test_prepare_accepted_sets_every_option_when_given_a_connection() -> None:
@@ -178,3 +223,27 @@ def test_raise_file_limit_returns_what_holds_when_the_system_refuses(
     """A refusal is no reason not to start."""
     FakeLimits(monkeypatch, 1024, 4096, error)
     assert raise_file_limit() == 1024
+
+
+@pytest.mark.parametrize("is_told", [False, True])
+def test_reset_when_closed_frees_what_the_peer_does_not_take(is_told: bool) -> None:
+    """Without it the kernel keeps a closed socket in FIN-WAIT-1 for as long as its peer does not read."""
+    with tcp_pair() as (ours, theirs):
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        ours.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                ours.send(bytes(65_536))
+        ends = ours.getsockname()[1], theirs.getsockname()[1]
+        if is_told:
+            reset_when_closed(ours)
+        ours.close()
+        assert tcp_state(*ends) == (None if is_told else TCP_FIN_WAIT1)
+
+
+def test_reset_when_closed_does_nothing_when_the_socket_is_closed() -> None:
+    """Who comes late changes nothing."""
+    ours, theirs = socket.socketpair()
+    ours.close()
+    theirs.close()
+    reset_when_closed(ours)

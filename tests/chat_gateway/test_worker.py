@@ -10,9 +10,23 @@ import pytest
 from stages.deliver import Deliver
 from stages.parse import Parse
 from stages.route import Route
-from tests.chat_gateway.fakes import FakeGateway, FakeListening, FakeSocket, passed, turns, virtual_time
+from tests.chat_gateway.fakes import (
+    PATIENT,
+    SMALL,
+    TEXT,
+    FakeGateway,
+    FakeListening,
+    FakeSocket,
+    Peer,
+    fill,
+    passed,
+    turns,
+    virtual_time,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from stages.message import Batch, Block
     from stages.route import Routed
 
@@ -121,6 +135,47 @@ async def test_worker_loses_one_batch_only_when_a_handler_raises(
     assert gateway.ledger.in_flight == gateway.ledger.buffered_bytes == 0
     (record,) = gateway.log.found("stage.failed")
     assert (record["reason"], record["exc_info"]) == (reason.decode(), error)
+    await gateway.close()
+    assert gateway.tokens.in_use == 0
+
+
+def breaks_when_stalled(alice: Peer, bob: Peer) -> None:
+    """The sender's transport fails as the first recipient, which is full, pauses it."""
+    alice.transport.switch_error = RuntimeError("boom")
+
+
+def breaks_when_evicted(alice: Peer, bob: Peer) -> None:
+    """The first recipient's transport fails as its last word is written."""
+    bob.transport.write_error = RuntimeError("boom")
+
+
+@pytest.mark.parametrize(
+    ("policy", "break_transport"), [("stall", breaks_when_stalled), ("disconnect", breaks_when_evicted)]
+)
+@virtual_time
+async def test_worker_delivers_the_rest_of_a_batch_when_a_transport_raises_in_the_midst_of_it(
+    policy: str, break_transport: Callable[[Peer, Peer], None]
+) -> None:
+    """An offer never raises, so no copy is refused that lies in an outbox already: each has one outcome."""
+    gateway = FakeGateway(*SMALL, *PATIENT, f"when_full.direct={policy}")
+    alice, carol, dave = gateway.login("alice"), gateway.login("carol"), gateway.login("dave")
+    bob = await gateway.stuck("bob", alice)
+    if policy == "disconnect":
+        fill(alice, "bob", 1)  # takes the last room, so that the next one finds none
+        await turns()
+    break_transport(alice, bob)
+    alice.send(b"dave: 1\nbob: " + TEXT + b"\ncarol: 2\n")
+    await turns()
+    assert (dave.take(), carol.take()) == (b"from alice: 1\n", b"from alice: 2\n")
+    (failed,) = gateway.log.errors
+    assert failed.event == "connection.failed"
+    bob.transport.write_error = None
+    bob.unstick()
+    await turns()
+    ledger = gateway.ledger
+    assert ledger.is_balanced
+    assert ledger.in_flight == ledger.buffered_bytes == 0
+    assert alice.session.inflight_messages == alice.session.unsettled_messages == 0
     await gateway.close()
     assert gateway.tokens.in_use == 0
 

@@ -34,7 +34,11 @@ class GatewayProcess:
 
     @classmethod
     async def start(
-        cls, *arguments: str, prefix: tuple[str, ...] = (), environment: dict[str, str] | None = None
+        cls,
+        *arguments: str,
+        prefix: tuple[str, ...] = (),
+        environment: dict[str, str] | None = None,
+        workers: int = 1,
     ) -> Self:
         """Start `chat-gateway serve` on a free port of 127.0.0.1 and wait until it is ready.
 
@@ -48,6 +52,8 @@ class GatewayProcess:
             "serve",
             "--listen",
             "line://127.0.0.1:0",
+            "--workers",
+            str(workers),
             "--log-format",
             "json",
             "--set",
@@ -62,6 +68,8 @@ class GatewayProcess:
         gateway = cls(process)
         ready = await gateway.wait_record("gateway.ready")
         gateway.port = int(ready["listen"][0].rsplit(":", 1)[1])
+        for number in range(1, workers + 1 if workers > 1 else 1):  # each writes its own records
+            await gateway.wait_record("worker.ready", lambda one: one["worker"] == number)  # noqa: B023
         return gateway
 
     def found(self, event: str) -> list[dict[str, Any]]:
@@ -99,9 +107,9 @@ class GatewayProcess:
         return await self.wait()
 
     async def kill(self) -> None:
-        """End it whatever it does; for clean-up."""
+        """End it whatever it does, with its workers; for clean-up."""
         with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
+            os.killpg(self.process.pid, signal.SIGKILL)
         await self.wait()
 
     @property
@@ -133,10 +141,15 @@ class GatewayProcess:
 
 @contextlib.asynccontextmanager
 async def running_gateway(
-    *arguments: str, prefix: tuple[str, ...] = (), environment: dict[str, str] | None = None
+    *arguments: str,
+    prefix: tuple[str, ...] = (),
+    environment: dict[str, str] | None = None,
+    workers: int = 1,
 ) -> AsyncIterator[GatewayProcess]:
     """A gateway for the length of a block; ended whatever happens in it."""
-    gateway = await GatewayProcess.start(*arguments, prefix=prefix, environment=environment)
+    gateway = await GatewayProcess.start(
+        *arguments, prefix=prefix, environment=environment, workers=workers
+    )
     try:
         yield gateway
     finally:

@@ -29,6 +29,7 @@ class RawPeer:
 
     def __init__(self, sock: socket.socket, name: str) -> None:
         self.name = name
+        self.port: int = sock.getsockname()[1]  # its own
         self.received = bytearray()  # everything that came since the login
         self.is_ended = False  # the gateway has closed, in whatever way
         self.is_reset = False  # and not in order

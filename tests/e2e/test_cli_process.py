@@ -97,7 +97,7 @@ BAD_CONFIGURATIONS = [
 ]
 
 USAGE_ERRORS = [
-    (["serve", "--workers"], "Error: No such option: --workers"),
+    (["serve", "--workers"], "Error: Option '--workers' requires an argument."),
     (["serve", "--loop", "twisted"], "Error: Invalid value for '--loop': "),
     (["serve", "--log-format", "xml"], "Error: Invalid value for '--log-format': "),
     (["serve", "here"], "Error: Got unexpected extra argument"),
@@ -192,7 +192,7 @@ def test_serve_ends_with_0_when_a_signal_asks_for_it(loop: str, number: signal.S
 def started(*arguments: str) -> subprocess.Popen[str]:
     """A gateway that serves until it gets a signal."""
     return subprocess.Popen(
-        [*MODULE, "serve", "--listen", ANY_PORT, *arguments],
+        [*MODULE, "serve", "--listen", ANY_PORT, "--workers", "1", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -273,7 +273,7 @@ def test_serve_logs_for_programs_when_its_output_is_a_pipe(arguments: list[str])
         ready = json.loads(first_line(process))
         process.terminate()
         stdout, _ = process.communicate(timeout=WAIT_S)
-    assert list(ready)[:4] == ["ts", "level", "event", "pid"]
+    assert list(ready)[:5] == ["ts", "level", "event", "worker", "pid"]
     assert (ready["level"], ready["pid"]) == ("info", process.pid)
     assert all(json.loads(line)["pid"] == process.pid for line in stdout.splitlines())
 

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
     from tests.e2e.room import Room
 
-# Little room for a recipient that does not read, and a ladder of which the steps take no time.
+# Little room for a recipient that does not read, a ladder of which the steps take no time, and senders
+# that are not held back for having been refused.
 SMALL_OUTBOXES = [
     f"--set=outbox.{key}_bytes={nbytes}"
     for key, nbytes in {"max_outbox": 131072, "high_watermark": 131071, "low_watermark": 16384}.items()
-] + ["--set=metrics.interval_s=0.05"]
+] + ["--set=metrics.interval_s=0.05", "--set=limits.refused_per_s=0"]
 QUICK_BREAKER = ["--set=outbox.write_timeout_s=0.1", "--set=breaker.fail_max=1"]
 STUCK_LINES = 400
 STUCK_TEXT = b"x" * 4000

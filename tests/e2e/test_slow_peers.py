@@ -250,7 +250,7 @@ async def test_refusals_are_quick_and_probes_are_single_when_a_recipient_is_a_bl
         for _ in range(30):
             refusal_s.append(await round_trip_s(b"late: x\n", b"! refused late: 1 message, breaker open\n"))
             delivery_s.append(await round_trip_s(b"alice: x\n", b"from alice: x\n"))
-        await gateway.wait_record("metrics", lambda record: record["evictions"] == 2)
+        evicted = await gateway.wait_record("metrics", lambda record: record["evictions"] == 2)
         await drive(late.read, until=lambda: late.is_ended)
         for login in ("late", "never"):
             closed = await record_of(gateway, "session.closed", login)
@@ -264,6 +264,7 @@ async def test_refusals_are_quick_and_probes_are_single_when_a_recipient_is_a_bl
 
     assert statistics.median(refusal_s) < 10 * statistics.median(delivery_s)
     assert first["retries"] == 2 * (FAIL_MAX - 1)
+    assert evicted["refused_by_reason"]["slow_consumer"] > 0  # what had waited for them
     assert late.received.endswith(b"\n! slow-consumer you did not read what was sent to you\n")
     for changes in events.values():
         assert len(changes) >= 4
