@@ -31,7 +31,7 @@ _KEPT_LINES = 20  # of the server's output, to explain a failure
 
 GATEWAY = "gateway"
 BASELINE = "streams"
-_SERVE = "-m chat_gateway serve --listen line://127.0.0.1:0 --log-format json"
+_SERVE = "-m chat_gateway serve --listen line://127.0.0.1:0 --workers 1 --log-format json"
 COMMANDS = {
     GATEWAY: [sys.executable, *_SERVE.split()],
     BASELINE: [sys.executable, "-m", "bench.streams_server"],

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 # The ladder and the grace are short, so that each step is taken often within the run.
 _SETTINGS = (
+    "limits.refused_per_s=0",  # or who was refused a lot is read on for longer than a run may take
     "outbox.max_outbox_bytes=65536",
     "outbox.high_watermark_bytes=32768",
     "outbox.low_watermark_bytes=8192",
