@@ -1,9 +1,11 @@
 """Recipients that never read, and senders that push at them at a fixed rate, in one process and one thread.
 
 A sender whose socket takes nothing leaves out what is due meanwhile and does not make up for it, so the rate
-is never above the one asked for. Senders read what the gateway says to them; recipients read nothing after
-their login has been proved. They do not learn that they were closed either: what the kernel still has for
-them stands before the end of the stream. When each was closed is in the gateway's log.
+is never above the one asked for; until it takes something again it is not tried, and while none does, this
+process sleeps, so that it takes no processor time from those beside it. Senders read what the gateway says
+to them; recipients read nothing after their login has been proved. They do not learn that they were closed
+either: what the kernel still has for them stands before the end of the stream. When each was closed is in
+the gateway's log.
 """
 
 from __future__ import annotations
@@ -47,10 +49,12 @@ class StuckOptions:
 class _Pusher:
     """One sender; made and closed by `Stuck`."""
 
-    __slots__ = ("left_out", "line_bytes", "lines", "pushed", "rest", "sock")
+    __slots__ = ("is_blocked", "left_out", "line_bytes", "lines", "pushed", "rest", "sock")
 
     def __init__(self, sock: socket.socket, line: bytes) -> None:
         self.sock = sock
+        # the kernel took nothing the last time, and has not said since that it does
+        self.is_blocked = False
         self.line_bytes = len(line)
         self.lines = memoryview(line * _MAX_BURST)
         # what is missing of a line of which the kernel took a part
@@ -72,6 +76,7 @@ class _Pusher:
             sent = self.sock.send(self.lines[: min(lines, _MAX_BURST) * self.line_bytes])
         except BlockingIOError:
             self.left_out += lines
+            self.is_blocked = True
             return
         whole, part = divmod(sent, self.line_bytes)
         if part:
@@ -103,7 +108,9 @@ class Stuck:
             _Pusher(sock, f"{names[i % len(names)]}: ".encode() + b"x" * options.text_bytes + b"\n")
             for i, sock in enumerate(pushers)
         ]
-        self._socks_by_fd = {sock.fileno(): sock for sock in pushers}
+        self._by_fd = {pusher.sock.fileno(): pusher for pusher in self._pushers}
+        self._blocked = 0  # senders that are not tried
+        self._writable: list[_Pusher] = []  # of those: what was due until now is not made up for
         self._buffer = ReadBuffer()
         self._begun_s = 0.0
         # the same as seconds since the epoch, which the gateway's records have
@@ -117,7 +124,7 @@ class Stuck:
 
     def close(self) -> None:
         """Close all connections, those of recipients with what they never read."""
-        for sock in (*self._recipients, *self._socks_by_fd.values()):
+        for sock in (*self._recipients, *(pusher.sock for pusher in self._pushers)):
             sock.close()
 
     def run(self) -> None:
@@ -129,32 +136,51 @@ class Stuck:
         while (now_s := time.perf_counter()) < end_s:
             for index, lines, due_s in schedule.release(now_s):
                 self._push(self._pushers[index], lines * options.burst, due_s)
-            self._read(min(end_s, schedule.next_due_s()) - time.perf_counter())
+            self._unblock()
+            next_s = end_s if self._blocked == len(self._by_fd) else schedule.next_due_s()
+            self._read(min(end_s, next_s) - time.perf_counter())
 
     def _push(self, pusher: _Pusher, lines: int, due_s: float) -> None:
-        if pusher.sock.fileno() < 0:
+        if pusher.is_blocked or pusher.sock.fileno() < 0:
+            pusher.left_out += lines
             return
         self._lateness.add(time.perf_counter() - due_s)
         try:
             pusher.push(lines)
         except OSError:
-            self._lose(pusher.sock.fileno())
+            self._lose(pusher)
+            return
+        if pusher.is_blocked:
+            self._blocked += 1
+            self._poll.modify(pusher.sock, select.EPOLLIN | select.EPOLLOUT)
+
+    def _unblock(self) -> None:
+        for pusher in self._writable:
+            pusher.is_blocked = False
+        self._writable.clear()
 
     def _read(self, timeout_s: float) -> None:
         if timeout_s > 0:  # epoll rounds up to milliseconds, select is exact
             select.select([self._poll], [], [], min(timeout_s, _MAX_WAIT_S))
-        for fd, _ in self._poll.poll(0, _MAX_EVENTS):
+        for fd, mask in self._poll.poll(0, _MAX_EVENTS):
+            pusher = self._by_fd[fd]
             try:
-                self._notices += bytes(self._buffer.read(self._socks_by_fd[fd])).count(b"\n")
+                if mask & select.EPOLLOUT:
+                    self._blocked -= 1
+                    self._writable.append(pusher)
+                    self._poll.modify(fd, select.EPOLLIN)
+                if mask & ~select.EPOLLOUT:
+                    self._notices += bytes(self._buffer.read(pusher.sock)).count(b"\n")
             except OSError:
-                self._lose(fd)
+                self._lose(pusher)
 
-    def _lose(self, fd: int) -> None:
+    def _lose(self, pusher: _Pusher) -> None:
         self._lost_senders += 1
-        sock = self._socks_by_fd[fd]
+        self._blocked -= pusher.is_blocked and pusher not in self._writable
+        del self._by_fd[pusher.sock.fileno()]
         with contextlib.suppress(OSError):
-            self._poll.unregister(sock)
-        sock.close()
+            self._poll.unregister(pusher.sock)
+        pusher.sock.close()
 
     def figures(self) -> Figures:
         """What was pushed, and what became of the recipients."""

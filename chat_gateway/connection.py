@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 from chat_gateway.disconnect import Disconnect
 from chat_gateway.lifecycle import CLAIMING, ENDED, HELD_BACK, MAX_DISCARDED_BYTES, NO_ROOM, TURN_OVER, State
+from chat_gateway.read_buffers import LITTLE_READS
 from chat_gateway.session import Session
 from chat_gateway.sockets import is_peer_gone, reset_when_closed, unsent_bytes
 from stages.first_line import BadLoginError, NotLineProtocolError, check_unfinished, login_of
@@ -47,6 +48,7 @@ class Connection(asyncio.BufferedProtocol):
         "_framer",
         "_last_line",
         "_left_bytes",
+        "_little_reads",
         "_obstacles",
         "_transport",
         "address",
@@ -73,6 +75,7 @@ class Connection(asyncio.BufferedProtocol):
         self.is_reading = True  # as the transport was last told
         self._obstacles = 0  # what keeps this connection alone from reading: flags of `lifecycle`
         self._buffer = connections.buffers.usual  # what the next read may fill
+        self._little_reads = 0  # how many more after it may bring only a little
         self._early = b""  # read before its address was to be served, or lines before it has its login
         self._claim: Callable[[], None] | None = None  # takes the claim of its login back
         self._discarded = 0  # bytes thrown away while closing
@@ -102,7 +105,10 @@ class Connection(asyncio.BufferedProtocol):
         connections = self._all
         connections.ledger.bytes_in += nbytes
         buffer = self._buffer.view
-        self._buffer = connections.buffers.usual
+        if self._little_reads:
+            self._little_reads -= 1
+        else:
+            self._buffer = connections.buffers.usual
         try:
             self._on_data(bytes(buffer[:nbytes]))
         except Exception as error:
@@ -165,12 +171,14 @@ class Connection(asyncio.BufferedProtocol):
             self._on_own_error(error)
 
     def read_little(self) -> None:
-        """Read only a few lines the next time."""
+        """Read only a few lines at once for a while: some reads pass before what they bring is refused."""
         self.read_from(self._all.buffers.little)
+        self._little_reads = LITTLE_READS
 
     def read_from(self, buffer: ReadBuffer) -> None:
         """Read into this one the next time."""
         self._buffer = buffer
+        self._little_reads = 0
 
     def pause_for(self, seconds: float) -> None:
         """Do not read for so long; more of the same meanwhile adds nothing."""

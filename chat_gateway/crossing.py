@@ -153,6 +153,9 @@ class RemoteSender:
     def unstall(self) -> None:
         """See `Sender`."""
 
+    def expect_refusals(self) -> None:
+        """See `Sender`."""
+
     def notify(
         self, word: str, reason: str, *, name: str = "", count: int = 1, lines: float | None = None
     ) -> None:

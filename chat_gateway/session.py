@@ -49,7 +49,7 @@ class Reading(Protocol):
         """Do not read for so long."""
 
     def read_little(self) -> None:
-        """Read only a few lines the next time, since more of the same is to be feared."""
+        """Read only a few lines at once for a while, since more of the same is to be feared."""
 
     def on_settled(self) -> None:
         """Every message of this session has its outcome."""
@@ -153,6 +153,11 @@ class Session:
         self.stalls -= 1
         if not self.stalls:
             self.reading.update_reading()
+
+    def expect_refusals(self) -> None:
+        """See `Sender`. What it has ready is not read all at once."""
+        if self._limits.refused_per_s:
+            self.reading.read_little()
 
     def notify(
         self, word: str, reason: str, *, name: str = "", count: int = 1, lines: float | None = None

@@ -86,6 +86,9 @@ class Sender(Protocol):
     def unstall(self) -> None:
         """That outbox has room again; `stall` and `unstall` come in pairs, one for each outbox."""
 
+    def expect_refusals(self) -> None:
+        """An outbox that it writes to refuses everything from now on, and gives back what holds it."""
+
     def notify(
         self, word: str, reason: str, *, name: str = "", count: int = 1, lines: float | None = None
     ) -> None:

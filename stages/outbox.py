@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Entry", "Outbox", "OutboxSettings", "WhenFull"]
 
+
 class Outbox:
     """Queue in front of one writer; made with its connection, closed when that is lost, in its loop."""
 
@@ -231,8 +232,12 @@ class Outbox:
         `max_outbox_bytes` bounds it.
         """
         self._refusing = Refusal.BREAKER_OPEN
+        entries = list(self._entries)
+        held = dict.fromkeys(batch.sender for _, _, batch in entries)
+        for sender in (held | dict.fromkeys(self._parked or ()) | (self._stalled or {})):
+            sender.expect_refusals()
         self._refuse_parked(Refusal.BREAKER_OPEN)
-        for _, _, batch in list(self._entries):
+        for _, _, batch in entries:
             batch.return_credit()
 
     def accept_again(self) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chat_gateway.lifecycle import State
+from chat_gateway.read_buffers import LITTLE_READS
 from tests.chat_gateway.fakes import SMALL, TEXT, FakeGateway, Peer, fill, passed, turns, virtual_time
 
 if TYPE_CHECKING:
@@ -265,16 +266,18 @@ async def test_connection_is_not_read_when_it_is_held_back() -> None:
 
 @virtual_time
 async def test_connection_is_read_a_little_when_it_was_refused() -> None:
-    """One small read, in a turn of its own; whole ones again once that was not refused."""
+    """Some small reads, each in a turn of its own; whole ones again once so many were not refused."""
     gateway = FakeGateway()
     alice, bob = gateway.login("alice"), gateway.login("bob")
     alice.connection.read_little()
     little = len(alice.connection.get_buffer(-1))
     assert little < len(bob.connection.get_buffer(-1))
-    alice.send(b"bob: 1\n" * (little // 7) + b" " * (little % 7))
-    assert not alice.is_read
-    await turns()
-    assert alice.is_read
+    for _ in range(1 + LITTLE_READS):
+        assert len(alice.connection.get_buffer(-1)) == little
+        alice.send(b"bob: 1\n" * (little // 7) + b" " * (little % 7 - 1) + b"\n")
+        assert not alice.is_read
+        await turns()
+        assert alice.is_read
     assert len(alice.connection.get_buffer(-1)) == len(bob.connection.get_buffer(-1))
     await gateway.close()
 

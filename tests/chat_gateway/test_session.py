@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -174,6 +175,15 @@ def test_session_is_held_back_when_it_is_refused_a_lot() -> None:
     first, second = reading.pauses_s
     assert 0 < first <= 1.0
     assert second == 5.0
+
+
+@pytest.mark.parametrize("per_s", [0, 10])
+def test_session_is_read_a_little_when_refusals_are_to_be_expected(per_s: int) -> None:
+    """Nothing was refused yet, so it costs no time; and nothing at all where refusals are not limited."""
+    session, reading, _ = made(f"limits.refused_per_s={per_s}")
+    session.expect_refusals()
+    assert reading.is_read_little == bool(per_s)
+    assert reading.pauses_s == []
 
 
 def test_sessions_come_back_at_different_times_when_they_were_refused_together() -> None:

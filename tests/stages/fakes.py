@@ -35,6 +35,7 @@ class FakeSender:
         self.settled = 0  # messages that have all their outcomes
         self.stalls = 0  # stalls without their unstall
         self.stalled_ever = 0
+        self.expected_at: list[int] = []  # credits returned before it was told of refusals to come
         self.notices: list[tuple[str, str, str, int]] = []  # (word, reason, name, count)
 
     def give_back(self, messages: int, nbytes: int) -> None:
@@ -53,6 +54,10 @@ class FakeSender:
     def unstall(self) -> None:
         """See `Sender`."""
         self.stalls -= 1
+
+    def expect_refusals(self) -> None:
+        """See `Sender`."""
+        self.expected_at.append(len(self.given_back))
 
     def notify(
         self, word: str, reason: str, *, name: str = "", count: int = 1, lines: float | None = None

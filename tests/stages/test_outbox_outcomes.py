@@ -169,6 +169,7 @@ def test_outbox_refuses_and_lets_senders_run_on_when_the_breaker_opens() -> None
     for name in "abc":
         world.offer(world.alice, sized(name, 50))
     world.outbox.refuse_all()
+    assert world.alice.expected_at == [0]  # told before it is let on, and once
     world.offer(world.eve, b"d\n")
     assert world.ledger.refused == {Refusal.BREAKER_OPEN: 2}
     assert world.alice.stalls == 0
