@@ -1,7 +1,10 @@
 """Shows what slow, dead and hostile peers cost their neighbours, and compares it with what is promised.
 
-Each scenario is run A B A B: A without the bad peers, B with them. `python -m bench.reliability --help` lists
-the options. Exit status: 0 if no goal was missed, 1 if one was, 2 for a wrong command line.
+Each scenario is run A B A B: A without the bad peers, B with them. With `--elsewhere` the peers of A use a
+gateway of their own on the same machine: they take as much processor time from the load, and what B is worse
+by is what sharing a gateway with them costs. `python -m bench.reliability --help` lists the options.
+
+Exit status: 0 if no goal was missed, 1 if one was, 2 for a wrong command line.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import json
 import os
 import platform
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,14 +42,16 @@ def measure_capacity() -> float:
     return float(figures["delivered_per_s"])
 
 
-def run_promise(promise: Promise, scale: Scale, runs: int) -> dict[str, Any]:
-    """Run both plans in turn, and judge."""
+def run_promise(promise: Promise, scale: Scale, runs: int, *, is_elsewhere: bool = False) -> dict[str, Any]:
+    """Run both plans in turn, and judge; with `is_elsewhere` A has the bad peers at another gateway."""
     _log(f"{promise.name}: {promise.shows}")
     trials = promise.make(scale, None)
     if promise.asks:
         first = run_trial(trials.beside)
         _say("first", first)
         trials = promise.make(scale, None if "error" in first else first)
+    if is_elsewhere and trials.alone is not None:
+        trials = replace(trials, alone=replace(trials.beside, is_elsewhere=True))
     runs_a, runs_b = _run_in_turn(trials, runs)
     verdicts = [judge(goal, runs_a, runs_b) for goal in trials.goals]
     print(f"{promise.name}: {_described(trials)}\n{table(verdicts)}\n", flush=True)
@@ -104,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=int, help="runs of A and of B each (default 3, with --quick 1)")
     parser.add_argument("--seconds", type=float, help="how long loads last (default: the scenario's own)")
     parser.add_argument("--capacity", type=float, help="messages a second, instead of measuring it")
+    parser.add_argument("--elsewhere", action="store_true", help="in A, the peers use another gateway")
     parser.add_argument("--json", metavar="FILE", help="write all figures as JSON")
     return parser
 
@@ -118,7 +124,11 @@ def main(argv: list[str] | None = None) -> int:
     if args.seconds is not None and not 1 <= args.seconds <= 300:
         parser.error("--seconds is from 1 to 300")
     scale = Scale(args.capacity or measure_capacity(), args.seconds, args.quick)
-    results = [run_promise(promise, scale, runs) for promise in PROMISES if promise.name in args.only]
+    results = [
+        run_promise(promise, scale, runs, is_elsewhere=args.elsewhere)
+        for promise in PROMISES
+        if promise.name in args.only
+    ]
     if args.json:
         machine = {"python": platform.python_version(), "system": platform.platform(), "cpus": os.cpu_count()}
         report = {"machine": machine, "runs": runs, "scale": asdict(scale), "results": results}

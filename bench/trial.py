@@ -49,6 +49,7 @@ class Plan:
     peers: tuple[Peers, ...] = ()
     warm_up: tuple[Peers, ...] = ()  # before memory and files are first looked at
     watch_s: float = 0.0  # for how long memory is looked at afterwards
+    is_elsewhere: bool = False  # the peers use a gateway of their own, so that only processors are shared
 
 
 class PeerError(Exception):
@@ -67,8 +68,12 @@ def run_trial(plan: Plan) -> Figures:
     settings = ("metrics.interval_s=0.5", "log.flood_per_s=1000", *plan.settings)
     own_before_s, machine_before_s, begun_s = _own_cpu_s(), _machine_cpu_s(), time.monotonic()
     try:
-        with Server(COMMANDS[GATEWAY] + _set_arguments(settings), watch.feed) as server:
-            figures = _Trial(plan, server, watch).run()
+        with contextlib.ExitStack() as stack:
+            server = stack.enter_context(Server(COMMANDS[GATEWAY] + _set_arguments(settings), watch.feed))
+            other = server
+            if plan.is_elsewhere:
+                other = stack.enter_context(Server(COMMANDS[GATEWAY] + _set_arguments(settings)))
+            figures = _Trial(plan, server, watch, other.address).run()
     except (ServerError, PeerError) as error:
         return {"error": str(error)}
     took_s = time.monotonic() - begun_s
@@ -84,10 +89,12 @@ def run_trial(plan: Plan) -> Figures:
 class _Trial:
     """One run against a gateway that listens; made by `run_trial`."""
 
-    def __init__(self, plan: Plan, server: Server, watch: LogWatch) -> None:
+    def __init__(self, plan: Plan, server: Server, watch: LogWatch, peers_at: tuple[str, int]) -> None:
         self._plan = plan
         self._server = server
         self._watch = watch
+        # the gateway that the bad peers use
+        self._peers_at = peers_at
         self._samples: list[Sample] = []
 
     def run(self) -> Figures:
@@ -126,7 +133,7 @@ class _Trial:
         }
 
     def _start(self, stack: contextlib.ExitStack, peers: Peers) -> subprocess.Popen[str]:
-        options = json.dumps({"address": self._server.address, **peers.options})
+        options = json.dumps({"address": self._peers_at, **peers.options})
         return _popen(stack, ["bench.bad_peers", peers.kind, options])
 
     def _start_healthy(self, stack: contextlib.ExitStack) -> subprocess.Popen[str] | None:

@@ -8,7 +8,7 @@ again and again, gains nothing.
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from chat_gateway.addresses import Addresses
 from chat_gateway.ceiling import Ceiling
@@ -19,7 +19,7 @@ from chat_gateway.disconnect import Disconnect
 from chat_gateway.grace import Grace
 from chat_gateway.hub import Hub
 from chat_gateway.lifecycle import State
-from chat_gateway.logs import peer_text
+from chat_gateway.log_text import peer_text
 from chat_gateway.read_buffers import ReadBuffers
 from stages.message import Refusal
 from stages.outbox import Outbox, OutboxSettings
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from chat_gateway.config import Config
     from chat_gateway.dead_letters import DeadLetters
     from chat_gateway.disconnect import Reason
-    from pipeline.channel import SendEnd
     from pipeline.permits import Permits
     from stages.flusher import Flusher
     from stages.ladder import Ladder
@@ -43,7 +42,14 @@ if TYPE_CHECKING:
     from stages.route import Peer
     from stages.writer import Owner, Writer
 
-__all__ = ["Connections", "outbox_settings"]
+__all__ = ["Connections", "Entrance", "outbox_settings"]
+
+
+class Entrance(Protocol):
+    """Where blocks go into the pipeline."""
+
+    def offer(self, item: Block, weight: int, on_sent: Callable[[], None]) -> bool:
+        """See `SendEnd.offer`."""
 
 
 def outbox_settings(config: Config) -> OutboxSettings:
@@ -78,7 +84,7 @@ class Connections:
         self,
         config: Config,
         *,
-        pipeline_input: SendEnd[Block],
+        pipeline_input: Entrance,
         ledger: Ledger,
         flusher: Flusher,
         ladder: Ladder,

@@ -77,7 +77,7 @@ class Worker:
         self.topology = self._wire()
         self.connections = Connections(
             config,
-            pipeline_input=self.topology.input,
+            pipeline_input=self.topology,
             ledger=self.ledger,
             flusher=self.flusher,
             ladder=self.ladder,
@@ -228,7 +228,9 @@ class Worker:
 
 
 def _find_anywhere(
-    find: Callable[[str], Outbox | Peer | None], find_unknown: Callable[[str], Peer | None], login: str
+    find: Callable[[str], Outbox | Peer | None],
+    find_unknown: Callable[[str], Outbox | Peer | None],
+    login: str,
 ) -> Outbox | Peer | None:
     """Where copies for a login go; the other workers are asked about one that is not known here."""
     place = find(login)

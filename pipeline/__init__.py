@@ -2,6 +2,7 @@
 
 errors        the four errors of a channel's ends
 channel       a bounded pipe with a send and a receive end, counted by weight
+channel_state what its two ends share
 permits       counted rights to occupy capacity
 watermarks    a high and low pair that says pause and resume
 token_bucket  a rate limit without a timer

@@ -13,167 +13,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
+from pipeline.channel_state import ChannelState, ChannelStatistics, Received, WaitingSender
 from pipeline.errors import BrokenResourceError, ClosedResourceError, EndOfChannel, WouldBlock
-from pipeline.histogram import Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pipeline.histogram import Histogram
+
 __all__ = ["ChannelStatistics", "ReceiveEnd", "Received", "SendEnd", "open_channel"]
 
 T = TypeVar("T")
-
-
-class Received(NamedTuple, Generic[T]):
-    """One item as it lay in the channel."""
-
-    item: T
-    weight: int
-    sent_at: float  # the channel's clock when it was sent, before any waiting
-
-
-@dataclass(frozen=True, slots=True)
-class ChannelStatistics:
-    """What a channel has done since it was opened; weights, but `sends` counts items."""
-
-    depth: int
-    capacity: int
-    peak: int
-    total_in: int
-    total_out: int
-    sends: int
-    waiting_senders: int
-    waited_sends: int
-    send_wait_s: float
-
-
-class _Waiting(Generic[T]):
-    """A sender that waits for room, with what it wants to send."""
-
-    __slots__ = ("entry", "is_told", "on_sent", "waited_s")
-
-    def __init__(self, entry: Received[T], on_sent: Callable[[], None], *, is_told: bool) -> None:
-        self.entry = entry
-        self.on_sent = on_sent  # called once the item is in, or the receive end has closed
-        self.is_told = is_told  # an error tells it when the item did not get in; the item is then its own
-        self.waited_s: float | None = None  # how long it waited; None until the item has entered
-
-
-class _Channel(Generic[T]):
-    """What the two ends share."""
-
-    __slots__ = (
-        "buffer",
-        "capacity",
-        "clock",
-        "depth",
-        "is_receiver_closed",
-        "is_sender_closed",
-        "on_ready",
-        "peak",
-        "receivers",
-        "send_wait_s",
-        "send_waits",
-        "sends",
-        "total_in",
-        "total_out",
-        "waited_sends",
-        "waiting",
-    )
-
-    def __init__(self, capacity: int, clock: Callable[[], float]) -> None:
-        if capacity < 1:
-            raise ValueError(f"capacity must be at least 1, not {capacity}")
-        self.capacity = capacity
-        self.clock = clock
-        self.buffer: deque[Received[T]] = deque()  # sent and not yet received
-        self.depth = 0  # weight in the buffer, and received with hold and not yet freed
-        self.waiting: deque[_Waiting[T]] = deque()  # senders, first come first served
-        self.receivers: deque[asyncio.Future[None]] = deque()  # tasks in `receive`
-        self.on_ready: Callable[[], None] | None = None  # called when there is something to receive
-        self.is_sender_closed = False
-        self.is_receiver_closed = False
-        self.peak = 0  # largest depth ever
-        self.total_in = 0
-        self.total_out = 0
-        self.sends = 0  # items that went in
-        self.waited_sends = 0  # of these, how many had to wait
-        self.send_wait_s = 0.0  # how long they waited, added up
-        self.send_waits = Histogram()  # the waits that were not zero
-
-    @property
-    def is_at_end(self) -> bool:
-        return self.is_sender_closed and not self.buffer and not self.waiting
-
-    def put(self, entry: Received[T]) -> None:
-        self.buffer.append(entry)
-        self.depth += entry.weight
-        self.total_in += entry.weight
-        self.sends += 1
-        if self.depth > self.peak:
-            self.peak = self.depth
-        if len(self.buffer) == 1:
-            self.signal()
-
-    def signal(self) -> None:
-        """Tell the receiving side that there is something to receive, or that the end has come."""
-        if self.on_ready is not None:
-            self.on_ready()
-        self.wake_receiver()
-
-    def wake_receiver(self) -> None:
-        while self.receivers:
-            waiter = self.receivers.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                return
-
-    def free(self, weight: int) -> None:
-        """Give back room, and let in who waits for it, in turn."""
-        self.depth -= weight
-        while self.waiting:
-            first = self.waiting[0]
-            if self.depth and self.depth + first.entry.weight > self.capacity:
-                return
-            self.waiting.popleft()
-            first.waited_s = self.clock() - first.entry.sent_at
-            self.count_wait(first.waited_s, 1)
-            self.put(first.entry)
-            first.on_sent()
-
-    def count_wait(self, waited_s: float, sends: int) -> None:
-        self.waited_sends += sends
-        self.send_wait_s += waited_s * sends
-        self.send_waits.record(waited_s, sends)
-
-    def take_out(self, waiting: _Waiting[T]) -> None:
-        """Undo a send that was served but not yet noticed by its sender, unless the item was received."""
-        entry = waiting.entry
-        at = next((at for at, one in enumerate(self.buffer) if one is entry), None)
-        if at is None:
-            return
-        del self.buffer[at]
-        self.total_in -= entry.weight
-        self.sends -= 1
-        assert waiting.waited_s is not None
-        self.count_wait(waiting.waited_s, -1)
-        self.free(entry.weight)
-
-    def statistics(self) -> ChannelStatistics:
-        return ChannelStatistics(
-            depth=self.depth,
-            capacity=self.capacity,
-            peak=self.peak,
-            total_in=self.total_in,
-            total_out=self.total_out,
-            sends=self.sends,
-            waiting_senders=len(self.waiting),
-            waited_sends=self.waited_sends,
-            send_wait_s=self.send_wait_s,
-        )
 
 
 class SendEnd(Generic[T]):
@@ -181,7 +33,7 @@ class SendEnd(Generic[T]):
 
     __slots__ = ("_channel",)
 
-    def __init__(self, channel: _Channel[T]) -> None:
+    def __init__(self, channel: ChannelState[T]) -> None:
         self._channel = channel
 
     def send_nowait(self, item: T, weight: int = 1) -> None:
@@ -208,7 +60,7 @@ class SendEnd(Generic[T]):
         entry = Received(item, weight, self._channel.clock())
         if self._try_put(entry):
             return True
-        self._channel.waiting.append(_Waiting(entry, on_sent, is_told=False))
+        self._channel.waiting.append(WaitingSender(entry, on_sent, is_told=False))
         return False
 
     def pass_by(self, weight: int) -> bool:
@@ -243,7 +95,7 @@ class SendEnd(Generic[T]):
             if not sent.done():
                 sent.set_result(None)
 
-        waiting = _Waiting(entry, on_sent, is_told=True)
+        waiting = WaitingSender(entry, on_sent, is_told=True)
         channel.waiting.append(waiting)
         try:
             await sent
@@ -279,7 +131,7 @@ class SendEnd(Generic[T]):
         channel.put(entry)
         return True
 
-    def _take_back(self, waiting: _Waiting[T]) -> None:
+    def _take_back(self, waiting: WaitingSender[T]) -> None:
         channel = self._channel
         if channel.is_receiver_closed:
             return  # whoever closed it has emptied it
@@ -297,7 +149,7 @@ class ReceiveEnd(Generic[T]):
 
     __slots__ = ("_channel",)
 
-    def __init__(self, channel: _Channel[T]) -> None:
+    def __init__(self, channel: ChannelState[T]) -> None:
         self._channel = channel
 
     def receive_nowait(self) -> T:
@@ -417,5 +269,5 @@ def open_channel(
     Raises:
         ValueError: the capacity is less than 1.
     """
-    channel: _Channel[T] = _Channel(capacity, clock)
+    channel: ChannelState[T] = ChannelState(capacity, clock)
     return SendEnd(channel), ReceiveEnd(channel)

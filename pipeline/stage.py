@@ -173,18 +173,32 @@ class Stage(Generic[In, Out]):
 
     # Synchronous handlers: in line, no task.
 
-    def take_now(self, item: In, weight: int) -> bool:
+    def take_now(self, item: In, weight: int, began: float) -> bool:
         """Handle an item at once, past the channel, if nothing is in this stage and its turn is not over.
 
-        For the stage before: it spares what waits for nothing the way through the channel; False means that
-        the item has to go that way.
+        It spares what waits for nothing the way through the channel; False means that the item has to go that
+        way. `began` is the clock's time now, which whoever calls has read just before.
         """
         if self.is_asynchronous or self._is_aborted or self.turn_weight >= MAX_TURN_WEIGHT:
             return False
         if not self.input.pass_by(weight):
             return False
         self.turn_weight += weight
-        self._handle(item, weight, None)
+        after = began
+        try:
+            result = self._handler(item)
+            after = self._clock()
+            if result is not None and self.output is not None and not self._hand_on(result, after):
+                self._receive.hold(weight)
+                self._blocked_by = Received(item, weight, began)
+                return True
+        except (Exception, asyncio.CancelledError) as error:
+            self._fail(item, 0, error)
+            return True
+        finally:
+            self._busy_s += after - began
+        self._handled += 1
+        self.time_in_stage.record(after - began)
         return True
 
     def _run_in_line(self) -> None:
@@ -200,41 +214,33 @@ class Stage(Generic[In, Out]):
                 return
         while taken and self._blocked_by is None:
             received = taken.popleft()
-            self._handle(received.item, received.weight, received)
+            self._handle(received)
         if self._blocked_by is None and self._receive.has_items:
             self._wake()
 
-    def _handle(self, item: In, weight: int, received: Received[In] | None) -> None:
-        """Handle one item and hand its result on; `received` is None for one that passed the channel by."""
-        clock = self._clock
-        began = clock()
-        after = began
+    def _handle(self, received: Received[In]) -> None:
+        """Handle one item of the channel and hand its result on."""
+        began = after = self._clock()
         try:
-            result = self._handler(item)
-            after = clock()
-            if result is not None and self.output is not None and not self._hand_on(result):
-                if received is None:
-                    received = Received(item, weight, began)
-                    self._receive.hold(weight)
+            result = self._handler(received.item)
+            after = self._clock()
+            if result is not None and self.output is not None and not self._hand_on(result, after):
                 self._blocked_by = received
                 return
         except (Exception, asyncio.CancelledError) as error:
-            self._fail(item, weight if received is not None else 0, error)
+            self._fail(received.item, received.weight, error)
             return
         finally:
             self._busy_s += after - began
         self._handled += 1
-        if received is None:
-            self.time_in_stage.record(after - began)
-        else:
-            self.time_in_stage.record(after - received.sent_at)
-            self._receive.free(weight)
+        self.time_in_stage.record(after - received.sent_at)
+        self._receive.free(received.weight)
 
-    def _hand_on(self, result: Out) -> bool:
+    def _hand_on(self, result: Out, now: float) -> bool:
         """Give a result to the next stage; False when it waits there for room."""
         assert self.output is not None
         weight = self._weigh(result)
-        if self.following is not None and self.following.take_now(result, weight):
+        if self.following is not None and self.following.take_now(result, weight, now):
             return True
         return self.output.offer(result, weight, self._unblock)
 

@@ -9,6 +9,7 @@ back, so what one read brought passes all idle stages in the same turn. Knows no
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ class Topology:
 
     Args:
         stages: front to back; what one returns must be what the next one takes.
-        on_turn_begin: called before the stages of a turn run.
+        on_turn_begin: called before the stages run, once a turn.
         on_turn_end: called after them, for what is done once a turn.
+        clock: seconds, monotonic; the same as that of the stages.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Topology:
         *,
         on_turn_begin: Callable[[], None] | None = None,
         on_turn_end: Callable[[], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not stages:
             raise ValueError("a topology needs at least one stage")
@@ -44,19 +47,47 @@ class Topology:
         self._ready = [False] * len(stages)  # which stages have something to do
         self._at = len(stages)  # the stage that runs now; past the last one outside a turn
         self._is_turn_scheduled = False
+        self._is_turn_open = False  # begun, not ended
+        self._is_busy = True  # a stage runs, or they were not started yet
+        self._first = self.stages[0]
+        self._clock = clock
         self._loop: asyncio.AbstractEventLoop | None = None
         for stage, following in zip(self.stages, self.stages[1:], strict=False):
             stage.output = following.input
             stage.following = following
 
+    def offer(self, item: Any, weight: int, on_sent: Callable[[], None]) -> bool:
+        """Take an item in: at once through all stages that have nothing to do, else as `SendEnd.offer` does.
+
+        What is done once a turn is done for it at the end of this turn of the loop. One that comes while
+        another is handled takes the way through the channel, so that it cannot overtake that.
+
+        Raises: as `SendEnd.offer`.
+        """
+        if self._is_busy:
+            return self.input.offer(item, weight, on_sent)
+        if not self._is_turn_scheduled:
+            self._schedule_turn()
+        if not self._is_turn_open:
+            self._open_turn()
+        self._is_busy = is_in = True
+        try:
+            is_in = self._first.take_now(item, weight, self._clock())
+        except Exception as error:
+            self._report(self._first, error)
+        finally:
+            self._is_busy = False
+        return is_in or self.input.offer(item, weight, on_sent)
+
     @property
     def input(self) -> SendEnd[Any]:
-        """Where items enter: the first stage's input."""
-        return self.stages[0].input
+        """The first stage's input, which ends when the topology is drained."""
+        return self._first.input
 
     def start(self) -> None:
         """Let the stages take items, in the running loop."""
         self._loop = asyncio.get_running_loop()
+        self._is_busy = False
         for index, stage in enumerate(self.stages):
             stage.start(self._waker(index))
 
@@ -81,19 +112,28 @@ class Topology:
         def wake() -> None:
             self._ready[index] = True
             if index <= self._at and not self._is_turn_scheduled:
-                assert self._loop is not None
-                self._is_turn_scheduled = True
-                self._loop.call_soon(self._run_turn)
+                self._schedule_turn()
 
         return wake
 
-    def _run_turn(self) -> None:
-        self._is_turn_scheduled = False
+    def _schedule_turn(self) -> None:
+        assert self._loop is not None
+        self._is_turn_scheduled = True
+        self._loop.call_soon(self._run_turn)
+
+    def _open_turn(self) -> None:
+        self._is_turn_open = True
         if self._on_turn_begin is not None:
             self._on_turn_begin()
+
+    def _run_turn(self) -> None:
+        self._is_turn_scheduled = False
+        if not self._is_turn_open:
+            self._open_turn()
         ready = self._ready
         for stage in self.stages:
             stage.turn_weight = 0
+        self._is_busy = True
         try:
             for index, stage in enumerate(self.stages):
                 if ready[index]:
@@ -102,6 +142,7 @@ class Topology:
                     self._run(index, stage)
         finally:
             self._at = len(self.stages)
+            self._is_busy = self._is_turn_open = False
         if self._on_turn_end is not None:
             self._on_turn_end()
 
@@ -110,6 +151,9 @@ class Topology:
         try:
             stage.run_ready()
         except Exception as error:
-            assert self._loop is not None
-            self._loop.call_exception_handler({"message": f"stage {stage.name} failed", "exception": error})
+            self._report(stage, error)
             self._waker(index)()  # for what it had not come to
+
+    def _report(self, stage: Stage[Any, Any], error: Exception) -> None:
+        assert self._loop is not None
+        self._loop.call_exception_handler({"message": f"stage {stage.name} failed", "exception": error})

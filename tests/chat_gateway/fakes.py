@@ -178,9 +178,15 @@ class Peer:
 
 
 def fill(sender: Peer, name: str, count: int = 3) -> None:
-    """Send texts to a stuck peer; with `SMALL` all but the first are parked at its outbox."""
+    """Send texts to a stuck peer; with `SMALL` all but the first are parked at its outbox.
+
+    They are read while the stages are at work with something else: else the first one would end the reading.
+    """
+    connections = cast("Any", sender.connection)._all
+    topology, connections.input = connections.input, connections.input.input
     for _ in range(count):
         sender.send(name.encode() + b": " + TEXT + b"\n")
+    connections.input = topology
 
 
 class FakeGateway:

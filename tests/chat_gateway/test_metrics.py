@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, cast
 
-from tests.chat_gateway.fakes import FakeGateway, passed, turns, virtual_time
+from tests.chat_gateway.fakes import FakeGateway, fill, passed, turns, virtual_time
 
 if TYPE_CHECKING:
     import pytest
@@ -40,8 +40,7 @@ async def test_record_counts_connections_and_outboxes_as_they_are_now() -> None:
     alice = gateway.login("alice")
     await gateway.stuck("bob", alice)
     gateway.connect().reset()
-    for _ in range(3):
-        alice.send(b"bob: " + b"x" * 1000 + b"\n")
+    fill(alice, "bob")
     await turns()
     record = gateway.worker.metrics.record()
     assert (record["connections"], record["connections_accepted"], record["logins"]) == (2, 3, 2)

@@ -16,8 +16,7 @@ from tests.chat_gateway.fakes import PATIENT, FakeGateway, passed, turns, virtua
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pipeline.channel import SendEnd
-    from stages.message import Block
+    from chat_gateway.connections import Entrance
 
 
 def test_read_buffers_are_narrow_when_memory_is_full_only() -> None:
@@ -155,7 +154,7 @@ async def test_bytes_are_counted_no_longer_when_a_block_cannot_be_handed_on() ->
     def fail(*_: object) -> bool:
         raise RuntimeError("boom")
 
-    gateway.connections.input = cast("SendEnd[Block]", SimpleNamespace(offer=fail))
+    gateway.connections.input = cast("Entrance", SimpleNamespace(offer=fail))
     alice.send(b"alice: x\n")
     await turns()
     session = alice.session

@@ -40,7 +40,7 @@ async def test_drain_delivers_what_was_accepted_and_tells_everybody() -> None:
     assert report.undelivered == 0
     assert gateway.connections.closed == {"shutdown": 3}
     assert gateway.tokens.in_use == 0
-    assert gateway.log.found("gateway.draining") == [{"sessions": 2, "in_flight": 0}]
+    assert gateway.log.found("gateway.draining") == [{"sessions": 2, "in_flight": 1}]
 
 
 @virtual_time
