@@ -46,7 +46,10 @@ class Flusher:
         self._is_scheduled = False
         touched, self._touched = self._touched, []
         for outbox in touched:
-            self.flush_one(outbox)
+            try:
+                outbox.flush()
+            except Exception as error:
+                self._on_error(outbox, error)
 
     def flush_one(self, outbox: Outbox) -> None:
         """Flush this one now; an error is told to `on_error` and goes no further."""

@@ -233,22 +233,31 @@ class Batch:
     def deliver(self, copies: int) -> None:
         """So many copies were handed to a transport: counted, resolved."""
         self.ledger.delivered += copies
-        self.resolve(copies)
+        self.ledger.in_flight -= copies
+        self.pending -= copies
+        if not self.pending:
+            self._end()
 
     def resolve(self, copies: int) -> None:
         """So many copies have ended; the caller has counted how. The last one returns the credit."""
         self.ledger.in_flight -= copies
         self.pending -= copies
         if not self.pending:
-            self.ledger.buffered_bytes -= self.memory_bytes
-            self.return_credit()
-            self.sender.settle(self.messages)
+            self._end()
 
     def return_credit(self) -> None:
         """Give the credit back, once; the copies may still be in flight, bounded by somebody else then."""
         if self.has_credit:
             self.has_credit = False
             self.sender.give_back(self.messages, self.nbytes)
+
+    def _end(self) -> None:
+        """Every copy has its outcome."""
+        self.ledger.buffered_bytes -= self.memory_bytes
+        if self.has_credit:
+            self.has_credit = False
+            self.sender.give_back(self.messages, self.nbytes)
+        self.sender.settle(self.messages)
 
     def split_off(self, messages: int, copies: int) -> Batch:
         """Make a batch of its own of so many messages and copies, with their share of the credit.
