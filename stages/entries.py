@@ -1,4 +1,4 @@
-"""What an outbox does with entries that are too large or find no room: cut at line ends, parked by sender.
+"""What an outbox does with its entries: counted, cut at line ends where one is too large, parked by sender.
 
 Knows of the wire format only that lines end with a line feed, each line one copy.
 """
@@ -6,28 +6,76 @@ Knows of the wire format only that lines end with a line feed, each line one cop
 from __future__ import annotations
 
 from collections import deque
-from typing import TypeAlias
+from typing import TYPE_CHECKING
 
 from stages.message import Sender
-from stages.outbox_settings import Entry
 
-__all__ = ["Parked", "cut_entry", "park"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
-Parked: TypeAlias = dict[Sender, list[Entry] | deque[Entry]]
-"""Entries by sender, the oldest first; whose turn it is stands first."""
+    from stages.outbox_settings import Entry
+
+__all__ = ["Parked", "covering", "cut_entry", "fitting"]
 
 _MAX_LISTED = 8  # of one sender: a list of one entry is much smaller than a deque, which takes 0.6 KiB
 
 
-def park(parked: Parked, sender: Sender, entry: Entry) -> None:
-    """Add an entry behind the others of its sender."""
-    waiting = parked.get(sender)
-    if waiting is None:
-        parked[sender] = [entry]
-        return
-    if len(waiting) == _MAX_LISTED:
-        waiting = parked[sender] = deque(waiting)
-    waiting.append(entry)
+class Parked(dict[Sender, "list[Entry] | deque[Entry]"]):
+    """Entries by sender, the oldest first; whose turn it is stands first. Made by an outbox that is full."""
+
+    __slots__ = ()
+
+    @property
+    def copies(self) -> int:
+        """How many copies are parked."""
+        return sum(entry[1] for waiting in self.values() for entry in waiting)
+
+    def park(self, sender: Sender, entry: Entry) -> None:
+        """Add an entry behind the others of its sender."""
+        waiting = self.get(sender)
+        if waiting is None:
+            self[sender] = [entry]
+            return
+        if len(waiting) == _MAX_LISTED:
+            waiting = self[sender] = deque(waiting)
+        waiting.append(entry)
+
+    @property
+    def next(self) -> Entry:
+        """The entry whose turn it is; there is one."""
+        return self[next(iter(self))][0]
+
+    def take(self) -> Entry:
+        """Take that entry out; its sender goes to the end of the line with what else it has."""
+        sender = next(iter(self))
+        waiting = self.pop(sender)
+        entry = waiting[0]
+        del waiting[0]
+        if waiting:
+            self[sender] = waiting
+        return entry
+
+
+def fitting(entries: Iterable[Entry], max_bytes: int) -> tuple[int, int]:
+    """How many of the first entries fit into `max_bytes`, which may be none, and their bytes."""
+    count = nbytes = 0
+    for payload, _, _ in entries:
+        if nbytes + len(payload) > max_bytes:
+            break
+        nbytes += len(payload)
+        count += 1
+    return count, nbytes
+
+
+def covering(entries: Iterable[Entry], min_bytes: int) -> tuple[int, int]:
+    """How many of the first entries have `min_bytes` together, or all of them, and their bytes."""
+    count = nbytes = 0
+    for payload, _, _ in entries:
+        if nbytes >= min_bytes:
+            break
+        nbytes += len(payload)
+        count += 1
+    return count, nbytes
 
 
 def cut_entry(entry: Entry, max_bytes: int) -> tuple[Entry, Entry | None]:

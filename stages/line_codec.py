@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import sys
+from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple
 
 from stages.login_name import normalised
@@ -154,24 +155,20 @@ class LineCodec:
         return prefix + texts[:-1].replace(b"\n", b"\n" + prefix) + b"\n"
 
     def _one_run(self, data: bytes, lines: int) -> Run | None:
-        """The whole block as one run when all its lines have the same head and plain texts, else None."""
+        """The whole block as one run when all its lines have the same head, else None."""
         colon = data.find(b":")
         recipients = self._cache.get(data[:colon]) if colon >= 0 else None
         if recipients is None:
             return None
         if lines == 1:
             return Run(recipients, data[colon + 1 :].strip(b" \t\n") + b"\n", 1)
-        separator = b"\n" + data[: colon + 1] + b" "
-        if data[colon + 1] != 0x20:
-            return None
-        texts = data[colon + 2 :].replace(separator, b"\n")
-        if len(data) - colon - 2 - len(texts) != (lines - 1) * (len(separator) - 1):
-            return None  # not every line had this head
-        if texts[0] in _BLANK or b"\n " in texts or b" \n" in texts:
-            return None
-        if b"\t" in texts and (b"\n\t" in texts or b"\t\n" in texts):
-            return None
-        return Run(recipients, texts, lines)
+        head = data[: colon + 1] + b" "
+        texts = data[:-1].split(b"\n" + head)
+        if len(texts) != lines or not data.startswith(head):
+            return None  # not every line has this head
+        texts[0] = texts[0][len(head) :]
+        texts.append(b"")
+        return Run(recipients, b"\n".join(map(bytes.strip, texts, repeat(_BLANK))), lines)
 
     def _parse_lines(self, data: bytes, *, is_clean: bool) -> Parsed:
         runs: list[Run] = []

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stages.entries import Parked, cut_entry, park
+from stages.entries import Parked, covering, cut_entry, fitting
 from stages.ladder import Watch
 from stages.message import Ledger, Refusal, Sender
 from stages.notices import Notices
@@ -98,8 +98,7 @@ class Outbox:
     @property
     def parked_copies(self) -> int:
         """Copies that found no room."""
-        parked = self._parked.values() if self._parked else ()
-        return sum(entry[1] for entries in parked for entry in entries)
+        return self._parked.copies if self._parked else 0
 
     @property
     def breaker_state(self) -> str:
@@ -234,7 +233,7 @@ class Outbox:
         self._refusing = Refusal.BREAKER_OPEN
         entries = list(self._entries)
         held = dict.fromkeys(batch.sender for _, _, batch in entries)
-        for sender in (held | dict.fromkeys(self._parked or ()) | (self._stalled or {})):
+        for sender in held | dict.fromkeys(self._parked or ()) | (self._stalled or {}):
             sender.expect_refusals()
         self._refuse_parked(Refusal.BREAKER_OPEN)
         for _, _, batch in entries:
@@ -289,8 +288,8 @@ class Outbox:
     def _park(self, entry: Entry, _is_fanout: bool) -> None:
         sender = entry[2].sender
         if self._parked is None:
-            self._parked = {}
-        park(self._parked, sender, entry)
+            self._parked = Parked()
+        self._parked.park(sender, entry)
         self._stall(sender)
 
     def _refuse_full(self, entry: Entry, _is_fanout: bool) -> None:
@@ -301,11 +300,7 @@ class Outbox:
             self._refuse_full(entry, is_fanout)
             return
         excess = self.pending_bytes + len(entry[0]) - self._settings.max_outbox_bytes
-        count = freed = 0
-        while freed < excess and count < len(self._entries):
-            freed += len(self._entries[count][0])
-            count += 1
-        for _, copies, batch in self._cut(count, freed):
+        for _, copies, batch in self._cut(*covering(self._entries, excess)):
             batch.refuse(copies, Refusal.DROPPED, self.name)
         self._take(entry, is_fanout=is_fanout)
 
@@ -334,17 +329,7 @@ class Outbox:
             self._entries = []
             self.pending_bytes = 0
             return entries
-        return self._take_first(limit) or [self._take_lines(limit)]
-
-    def _take_first(self, max_bytes: int) -> list[Entry]:
-        """As many of the oldest entries as fit, which may be none."""
-        nbytes = count = 0
-        for payload, _, _ in self._entries:
-            if nbytes + len(payload) > max_bytes:
-                break
-            nbytes += len(payload)
-            count += 1
-        return self._cut(count, nbytes)
+        return self._cut(*fitting(entries, limit)) or [self._take_lines(limit)]
 
     def _take_lines(self, max_bytes: int) -> Entry:
         """Those lines of the oldest entry that fit, or its first one; what is left of it stays the oldest."""
@@ -381,17 +366,12 @@ class Outbox:
         """Room has come: one entry of each sender in turn, while they fit."""
         parked = self._parked
         while parked:
-            sender = next(iter(parked))
-            waiting = parked[sender]
             pending = self.pending_bytes
-            if pending and pending + len(waiting[0][0]) > self._settings.max_outbox_bytes:
+            size = len(parked.next[0])
+            if pending and pending + size > self._settings.max_outbox_bytes:
                 return
-            self._entries.append(waiting[0])
-            del waiting[0]
-            self.pending_bytes += len(self._entries[-1][0])
-            del parked[sender]
-            if waiting:
-                parked[sender] = waiting  # to the end of the line
+            self._entries.append(parked.take())
+            self.pending_bytes += size
 
     def _stall(self, sender: Sender) -> None:
         if self._stalled is None:
