@@ -6,7 +6,7 @@ CONFIG ?= configs/gateway.toml
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all lint types tests bench bench-quick bench-reliability stress fuzz clean
+.PHONY: help run test test-all lint types tests bench bench-quick bench-guard bench-reliability stress fuzz clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -41,6 +41,9 @@ bench: $(BIN)/.installed ## the scenarios of bench/ against the gateway and a ba
 
 bench-quick: $(BIN)/.installed ## the same in under a minute
 	$(BIN)/python -m bench --quick $(BENCH_ARGS)
+
+bench-guard: $(BIN)/.installed ## fail if a message costs much more than it did, compared with the baseline
+	$(BIN)/python -m bench.guard
 
 # Where atheris has no wheel there is no fuzzing, which is said; for 3.11 it has one, so there it must run.
 test-all: lint types ## tests, then fuzzing, on every interpreter from 3.11 to 3.13 that is found

@@ -10,63 +10,20 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
-import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import report
+from bench.measure import run_once
 from bench.scenarios import SCENARIOS, Scenario
-from bench.servers import BASELINE, COMMANDS, GATEWAY, Server, ServerError
+from bench.servers import BASELINE, GATEWAY
 
 if TYPE_CHECKING:
     from bench.options import LoadOptions
 
-_GRACE_S = 60.0  # beyond the seconds of the load: log in, drain
-_MIN_CPU_S = 0.1  # the kernel counts in steps of 0.01 s: below, the figure would be noise
 _SERVERS = (GATEWAY, BASELINE)
-
-
-def run_once(server: str, load: LoadOptions) -> report.Figures:
-    """Start a server, put one load on it, and return the load's figures with the server's costs.
-
-    `cpu_us` is processor time for each message delivered, after all connections were made, left out where
-    there was too little of it to measure; `kib_per_session` is the growth of memory for each connection of a
-    load with idle ones. Figures of a run that could not be made have only `error`.
-    """
-    try:
-        with Server(COMMANDS[server]) as process:
-            figures = _measure(process, load)
-    except ServerError as error:
-        return {"error": str(error)}
-    return figures if "error" in figures else figures | {"server_exit_status": process.exit_status}
-
-
-def _measure(server: Server, load: LoadOptions) -> report.Figures:
-    host, port = server.address
-    pss_before_kib = server.settled_pss_kib()
-    argv = [sys.executable, "-m", "bench.load", *replace(load, host=host, port=port).to_argv()]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as generator:
-        assert generator.stdout is not None
-        generator.stdout.readline()  # "settled": from here on the server is charged
-        cpu_before_s, begun_s, pss_kib = server.cpu_s(), time.monotonic(), server.pss_kib()
-        try:
-            out, err = generator.communicate(timeout=load.seconds + load.drain_s + _GRACE_S)
-        except subprocess.TimeoutExpired:
-            generator.kill()
-            return {"error": "the load generator did not end"}
-    if generator.returncode:
-        return {"error": err.strip() or f"the load generator ended with {generator.returncode}"}
-    spent_s, took_s = server.cpu_s() - cpu_before_s, time.monotonic() - begun_s
-    figures: report.Figures = json.loads(out.splitlines()[-1])
-    if spent_s >= _MIN_CPU_S and figures["delivered"]:
-        figures["cpu_us"] = round(spent_s * 1e6 / figures["delivered"], 3)
-    figures["server_cpu_share"] = round(spent_s / took_s, 4)
-    if load.idle:
-        figures["kib_per_session"] = round((pss_kib - pss_before_kib) / load.connections, 2)
-    return figures
 
 
 def run_scenario(scenario: Scenario, load: LoadOptions, runs: int) -> list[report.Figures]:
