@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import time
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from pipeline.token_bucket import TokenBucket
@@ -86,14 +87,8 @@ class Addresses:
         limits = self._limits
         if not (limits.connections_per_address or limits.new_connections_per_s):
             return None
-        ip = ipaddress.ip_address(address)
-        if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-            ip = ip.ipv4_mapped  # the same host, through a listener for both kinds of addresses
-        if ip.is_loopback and not limits.limit_loopback:
-            return None
-        if isinstance(ip, ipaddress.IPv6Address):
-            return str(ipaddress.IPv6Network((int(ip), _IPV6_PREFIX_BITS), strict=False))
-        return str(ip)
+        is_loopback, name = _host_of(address)
+        return None if is_loopback and not limits.limit_loopback else name
 
     def _pace(self, entry: _Address) -> tuple[bool, float]:
         """What `enter` returns, as far as the rate of new connections goes.
@@ -111,3 +106,14 @@ class Addresses:
         if (1 - entry.bucket.level) / limits.new_connections_per_s >= limits.login_timeout_s:
             return False, 0.0
         return True, entry.bucket.take()
+
+
+@lru_cache(maxsize=4096)
+def _host_of(address: str) -> tuple[bool, str]:
+    """Whether an address is this machine's own, and the host, or the IPv6 network, that it counts for."""
+    ip = ipaddress.ip_address(address)
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped  # the same host, through a listener for both kinds of addresses
+    if isinstance(ip, ipaddress.IPv6Address) and not ip.is_loopback:
+        return False, str(ipaddress.IPv6Network((int(ip), _IPV6_PREFIX_BITS), strict=False))
+    return ip.is_loopback, str(ip)
