@@ -71,7 +71,7 @@ $(BIN)/.installed-fuzz: $(BIN)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary atheris -c constraints.txt -e '.[fuzz]'
 	@touch $@
 
-fuzz: $(BIN)/.installed-fuzz ## coverage-guided fuzzing of the line codec for FUZZ_SECONDS
+fuzz: $(BIN)/.installed-fuzz ## coverage-guided fuzzing of the line codec and of the frames between workers, for FUZZ_SECONDS
 	$(BIN)/python -m bench.fuzz --seconds $(FUZZ_SECONDS)
 
 bench-reliability: $(BIN)/.installed ## the promises under slow and hostile peers, with their figures

@@ -23,6 +23,7 @@ from retry.policy import RetryPolicy
 from stages.login_name import MAX_LOGIN_BYTES
 from stages.message import Batch, Ledger, Refusal
 from stages.outbox import Outbox, OutboxSettings
+from stages.route import Cut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -102,7 +103,7 @@ class Bus:
         self._on_broken = on_broken
         self._members: dict[int, Member] = {}
         self._links: dict[int, Link] = {}  # both sides have greeted
-        self._unnamed: set[Link] = set()  # not greeted yet
+        self._unnamed: dict[Link, int] = {}  # not greeted yet: whom we have dialled, 0 where we were dialled
         self._dialling: dict[int, asyncio.Task[None]] = {}
         self._server: asyncio.AbstractServer | None = None
         self._pings: dict[int, float] = {}  # when each one was sent
@@ -140,8 +141,9 @@ class Bus:
         """These are the workers of the gateway now, as the supervisor says."""
         self._members = {member.wid: member for member in members}
         self.directory.set_members(members)
+        known = {*self._links, *self._dialling, *self._unnamed.values()}
         for wid in self._members:
-            if wid < self.wid and wid not in self._links and wid not in self._dialling:
+            if wid < self.wid and wid not in known:
                 self._dialling[wid] = self._loop.create_task(self._dial(wid))
         for wid in [wid for wid in self._dialling if wid not in self._members]:
             self._dialling[wid].cancel()
@@ -168,7 +170,7 @@ class Bus:
 
     # What the worker's stages and connections ask.
 
-    def find_unknown(self, login: str) -> Peer | None:
+    def find_unknown(self, login: str) -> Outbox | Peer | None:
         """Where copies for a login go that is not in the table; None when it is known to be nowhere."""
         if len(login) > MAX_LOGIN_BYTES:
             return None  # no login can be that long: nobody has to be asked
@@ -218,7 +220,7 @@ class Bus:
                 if isinstance(batch, Arrival):
                     batch.give_back(login, whole, copies)
                 elif isinstance(batch, Batch):
-                    self.routes.take_back(login, Waiting(whole, copies, batch, batch.runs_on))
+                    self.routes.take_back(login, Waiting(whole, copies, batch, batch.runs_on), came_from=0)
         self.routes.look_again(login)
 
     def check_holder(self, login: str, on_checked: Callable[[bool], None]) -> None:
@@ -240,7 +242,7 @@ class Bus:
 
     def on_greeting(self, link: Link) -> None:
         """See `LinkOwner`."""
-        self._unnamed.discard(link)
+        self._unnamed.pop(link, None)
         assert link.outbox is not None
         link.outbox.name = f"worker {link.wid}"
         self._links[link.wid] = link
@@ -257,10 +259,26 @@ class Bus:
         """See `LinkOwner`."""
         return self._here.find_here(login)
 
-    def on_returned(self, crossing: Crossing, returned: Returned) -> None:
+    def on_returned(self, link: Link, crossing: Crossing, returned: Returned) -> None:
         """See `LinkOwner`."""
-        waiting = Waiting(returned.payload, returned.copies, crossing.batch, crossing.is_fanout)
-        self.routes.take_back(returned.name, waiting)
+        batch, is_fanout = crossing.batch, crossing.is_fanout
+        waiting = Waiting(returned.payload, returned.copies, batch, is_fanout, crossing.id)
+        self.routes.take_back(returned.name, waiting, came_from=link.wid)
+
+    def only_there(self, link: Link, batch: Batch, cuts: Sequence[Cut], *, is_fanout: bool) -> Sequence[Cut]:
+        """See `LinkOwner`."""
+        leads_to = self.routes.leads_to
+        if all(leads_to(name, link) for cut in cuts for name in cut.names):
+            return cuts
+        there = []
+        for names, payload, copies in cuts:
+            stay = [name for name in names if leads_to(name, link)]
+            if stay:
+                there.append(Cut(stay, payload, copies))
+            for name in names:
+                if not leads_to(name, link):
+                    self.routes.pass_on(name, Waiting(payload, copies, batch, is_fanout))
+        return there
 
     def on_answered(self, login: str, crossing: Crossing) -> None:
         """See `LinkOwner`."""
@@ -276,7 +294,7 @@ class Bus:
 
     def on_lost(self, link: Link, why: str) -> None:
         """See `LinkOwner`."""
-        self._unnamed.discard(link)
+        self._unnamed.pop(link, None)
         is_named = self._links.get(link.wid) is link
         if is_named:
             del self._links[link.wid]
@@ -302,14 +320,16 @@ class Bus:
 
     def _new_link(self) -> Link:
         link = Link(self)
-        self._unnamed.add(link)
+        self._unnamed[link] = 0
         return link
 
     async def _dial(self, wid: int) -> None:
         """Connect to a worker that came before; its socket was bound before anybody heard of it."""
 
         async def connect() -> None:
-            await self._loop.create_unix_connection(self._new_link, str(self._path_of(wid)))
+            _, link = await self._loop.create_unix_connection(self._new_link, str(self._path_of(wid)))
+            if link in self._unnamed:
+                self._unnamed[link] = wid  # it may take its time to greet us
 
         policy = RetryPolicy(attempts=10, base_delay_s=0.05, max_delay_s=1.0)
         try:

@@ -269,7 +269,7 @@ class Frames:
                 begin += _LENGTH_BYTES
                 try:
                     messages.append(self._decoder.decode(view[begin : begin + size]))
-                except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                     raise FrameError(f"a frame that is no message: {error}") from None
                 begin += size
         del rest[:begin]

@@ -8,112 +8,26 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from chat_gateway.config_section import Section
-from chat_gateway.dead_letters import MAX_QUEUED_BYTES
-from chat_gateway.read_buffers import LEAST_READ_BYTES
-from chat_gateway.session import BLOCK_OVERHEAD_BYTES, LINE_OVERHEAD_BYTES
-from stages.line_codec import MAX_CACHE_BYTES, most_tail_bytes
-from stages.message import ENTRY_BYTES
-from stages.notices import MAX_LINE_BYTES, MAX_PENDING_BYTES, MAX_TEXT_BYTES
+from chat_gateway.memory_bound import most_message_memory_bytes
+from chat_gateway.shares import share_of, worker_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from chat_gateway.config import Config
     from chat_gateway.listen_address import ListenAddress
+    from chat_gateway.memory_bound import MemoryBound
 
-# "b:" and its end: what takes most for each of its bytes once it is encoded.
-SHORTEST_LINE_BYTES = 3
+__all__ = ["physical_memory_bytes", "report"]
 
-
-@dataclass(frozen=True, slots=True)
-class MemoryPart:
-    """One of the places where bytes of messages can be, at its worst."""
-
-    name: str
-    size_bytes: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryBound:
-    """The most memory that messages can take: shared parts, parts of one connection, how many of these."""
-
-    shared: tuple[MemoryPart, ...]
-    parts: tuple[MemoryPart, ...]
-    connections: int
-
-    @property
-    def per_connection_bytes(self) -> int:
-        """What one connection can hold beside the shared parts."""
-        return sum(part.size_bytes for part in self.parts)
-
-    @property
-    def all_connections_bytes(self) -> int:
-        """All connections at their worst at once."""
-        return self.per_connection_bytes * self.connections
-
-    @property
-    def total_bytes(self) -> int:
-        """The bound."""
-        return sum(part.size_bytes for part in self.shared) + self.all_connections_bytes
-
-
-def most_message_memory_bytes(config: Config) -> MemoryBound:
-    """The bound on the memory of messages inside the gateway, which follows from the configuration alone.
-
-    `limits.max_buffered_bytes` bounds what was read until its last copy has an outcome, wherever that waits:
-    in a stage, in an outbox, parked, in a grace. The credits of the sessions are a share of it, and no bound
-    of their own, since what waits in a grace or behind an open breaker holds no credit. It is passed by one
-    read, and then by the lines that the least reads may still end. What it does not see comes on top: what is
-    made of one read while it is worked on, and for each connection the unfinished line, the notices, and what
-    the transport holds, which counts as delivered.
-    """
-    limits = config.limits
-    read_bytes = limits.max_read_bytes + limits.max_line_bytes  # with the unfinished line before it
-    encoded = read_bytes + read_bytes // SHORTEST_LINE_BYTES * LINE_OVERHEAD_BYTES
-    shared = [
-        MemoryPart("messages in flight", limits.max_buffered_bytes, "limits.max_buffered_bytes"),
-        MemoryPart(
-            "one read more",
-            BLOCK_OVERHEAD_BYTES + read_bytes * (1 + max(LINE_OVERHEAD_BYTES, ENTRY_BYTES // 2)),
-            "limits.max_read_bytes of the lines that count most",
-        ),
-        MemoryPart("one read at work", 2 * encoded, "limits.max_read_bytes of the shortest lines, encoded"),
-        MemoryPart("recipient lists", MAX_CACHE_BYTES, "that were parsed lately"),
-    ]
-    if config.dead_letters.path:
-        shared.append(MemoryPart("dead letters", MAX_QUEUED_BYTES, "that wait for the disk"))
-    return MemoryBound(tuple(shared), _connection_parts(config), limits.max_connections)
-
-
-def _connection_parts(config: Config) -> tuple[MemoryPart, ...]:
-    """What each connection can hold beside the shared parts."""
-    limits = config.limits
-    line = BLOCK_OVERHEAD_BYTES + LINE_OVERHEAD_BYTES + limits.max_line_bytes + LEAST_READ_BYTES
-    line += min(limits.max_recipients, limits.max_line_bytes // 2) * ENTRY_BYTES
-    encoded = limits.max_line_bytes + LINE_OVERHEAD_BYTES
-    notices = MAX_TEXT_BYTES if limits.notices else 0
-    return (
-        MemoryPart(
-            "unfinished line",
-            max(most_tail_bytes(limits.max_line_bytes), line),
-            "limits.max_line_bytes, or ended when memory is full, to limits.max_recipients",
-        ),
-        MemoryPart(
-            "one flush",
-            max(config.outbox.send_buffer_bytes, encoded, notices) + MAX_LINE_BYTES,
-            "outbox.send_buffer_bytes or the longest line, and the last notice",
-        ),
-        MemoryPart(
-            "notices",
-            MAX_PENDING_BYTES if limits.notices else 0,
-            "that wait for the next flush, merged by name",
-        ),
-    )
+# Of these each of several workers has a share.
+_SHARED_LIMITS = (
+    ("max_connections", "a quarter more than an even part: they do not come evenly"),
+    ("max_buffered_bytes", "an even part"),
+)
 
 
 def physical_memory_bytes() -> int | None:
@@ -125,20 +39,41 @@ def physical_memory_bytes() -> int | None:
 
 
 def report(config: Config, physical_bytes: int | None) -> str:
-    """The effective configuration and the memory bound, with a warning when the machine has less memory."""
-    memory = _memory_lines(most_message_memory_bytes(config), physical_bytes)
-    return "\n".join(["# The effective configuration.", "", *_toml_lines(config), *memory]) + "\n"
+    """The effective configuration and the memory bound, with a warning when the machine has less memory.
+
+    Where there are several workers it says what each of them has of the limits.
+    """
+    workers = worker_count(config.runtime.workers)
+    lines = ["# The effective configuration.", "", *_toml_lines(config)]
+    if workers > 1:
+        lines += [*_share_lines(config, workers), "#"]
+    lines += _memory_lines(most_message_memory_bytes(config, workers), physical_bytes)
+    return "\n".join(lines) + "\n"
+
+
+def _share_lines(config: Config, workers: int) -> Iterator[str]:
+    """The limits that are divided: the gateway's, and what each worker has."""
+    share = share_of(config, workers)
+    yield f"# What each of the {workers} workers has of the limits of the gateway:"
+    for name, reason in _SHARED_LIMITS:
+        whole, part = getattr(config.limits, name), getattr(share.limits, name)
+        yield f"#   limits.{name:<20} {part:>12} of {whole:<12}  {reason}"
 
 
 def _memory_lines(bound: MemoryBound, physical_bytes: int | None) -> Iterator[str]:
     """The bound as a sum: shared parts and all connections, with what one of these is made of."""
-    yield "# The most memory that messages can take, all at their worst at once:"
+    where = " in each worker" if bound.workers > 1 else ""
+    yield f"# The most memory that messages can take{where}, all at their worst at once:"
     for part in bound.shared:
         yield _memory_line(part.name, part.size_bytes, part.reason)
     yield _memory_line(f"for {bound.connections} connections", bound.all_connections_bytes, "each of them:")
     for part in bound.parts:
         yield _memory_line(f"  {part.name}", part.size_bytes, part.reason)
-    yield _memory_line("in all", bound.total_bytes, "and beside it the socket buffers of the kernel")
+    beside = "and beside it the socket buffers of the kernel"
+    if bound.workers > 1:
+        yield _memory_line("in each worker", bound.worker_bytes, "while one is replaced, there is one more")
+        beside = f"in {bound.workers} workers, {beside}"
+    yield _memory_line("in all", bound.total_bytes, beside)
     if physical_bytes is not None and bound.total_bytes > physical_bytes:
         yield f"# Warning: that is more than the memory of this machine, {_readable(physical_bytes)}. Lower"
         yield "# limits.max_connections, limits.max_line_bytes or limits.max_buffered_bytes."

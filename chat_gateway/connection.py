@@ -2,37 +2,33 @@
 
 A Connection has no task, no queue and no timer of its own. It reads into a buffer that all
 connections of a worker share, puts whole lines into the topology as one block, and looks at one
-place (`update_reading`) whether it may read on. Closing is orderly: what is pending is flushed, the
-sending side is shut down, and what the peer still sends is read and thrown away until it has closed
-too, since a close with unread input is a reset and loses what was sent.
+place (`update_reading`) whether it may read on. How it logs in is told in `login`, how it ends in
+`closing`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import TYPE_CHECKING, cast
 
+from chat_gateway.closing import Closing
 from chat_gateway.disconnect import Disconnect
-from chat_gateway.lifecycle import CLAIMING, ENDED, HELD_BACK, MAX_DISCARDED_BYTES, NO_ROOM, TURN_OVER, State
+from chat_gateway.lifecycle import CLAIMING, HELD_BACK, NO_ROOM, TURN_OVER, State
+from chat_gateway.login import Login
 from chat_gateway.read_buffers import LITTLE_READS
-from chat_gateway.session import Session
-from chat_gateway.sockets import is_peer_gone, reset_when_closed, unsent_bytes
-from stages.first_line import BadLoginError, NotLineProtocolError, check_unfinished, login_of
-from stages.line_codec import LineCodec, LineFramer, most_entries
-from stages.message import ENTRY_BYTES, Block, Refusal
-from stages.notices import notice_line
+from chat_gateway.sockets import is_peer_gone, unsent_bytes
+from stages.line_codec import LineFramer, most_entries
+from stages.message import ENTRY_BYTES, Block
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from chat_gateway.connections import Connections
     from chat_gateway.disconnect import Reason
     from chat_gateway.read_buffers import ReadBuffer
+    from chat_gateway.session import Session
     from pipeline.permits import Permits
     from stages.outbox import Outbox
 
-__all__ = ["Connection", "State"]
+__all__ = ["Connection"]
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -41,14 +37,11 @@ class Connection(asyncio.BufferedProtocol):
     __slots__ = (
         "_all",
         "_buffer",
-        "_claim",
         "_closed_waiter",
-        "_discarded",
-        "_early",
+        "_closing",
         "_framer",
-        "_last_line",
-        "_left_bytes",
         "_little_reads",
+        "_login",
         "_obstacles",
         "_transport",
         "address",
@@ -76,12 +69,9 @@ class Connection(asyncio.BufferedProtocol):
         self._obstacles = 0  # what keeps this connection alone from reading: flags of `lifecycle`
         self._buffer = connections.buffers.usual  # what the next read may fill
         self._little_reads = 0  # how many more after it may bring only a little
-        self._early = b""  # read before its address was to be served, or lines before it has its login
-        self._claim: Callable[[], None] | None = None  # takes the claim of its login back
-        self._discarded = 0  # bytes thrown away while closing
+        self._login: Login | None = Login(self, connections, self._framer)  # until it is logged in or ends
+        self._closing: Closing | None = None  # from when it ends until its transport is gone
         self._closed_waiter: asyncio.Future[None] | None = None  # who waits for its end
-        self._last_line = b""  # Notice that says why it ends
-        self._left_bytes = -1  # as an orderly close last saw them
 
     # What the transport calls.
 
@@ -94,7 +84,7 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.set_write_buffer_limits(high=0, low=0)
             self._all.add(self)
         except Exception as error:
-            self._on_own_error(error)
+            self.on_own_error(error)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """The buffer that all connections share; what is in it is taken out before the next read."""
@@ -112,10 +102,10 @@ class Connection(asyncio.BufferedProtocol):
         try:
             self._on_data(bytes(buffer[:nbytes]))
         except Exception as error:
-            self._on_own_error(error)
+            self.on_own_error(error)
         if nbytes == len(buffer):  # there may be more, for another turn
             connections.maybe_widen()
-            self._set_obstacle(TURN_OVER)
+            self.set_obstacle(TURN_OVER)
             connections.loop.call_soon(self._clear_obstacle, TURN_OVER)
 
     def eof_received(self) -> bool:
@@ -123,7 +113,7 @@ class Connection(asyncio.BufferedProtocol):
         try:
             return self._on_eof()
         except Exception as error:
-            self._on_own_error(error)
+            self.on_own_error(error)
             return False
 
     def pause_writing(self) -> None:
@@ -138,7 +128,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The transport is gone, in whatever way."""
-        self._transport = None
+        self._transport = self._closing = None
         if self.reason is None:
             self.reason = Disconnect.CLIENT_LOST if exc is not None else Disconnect.CLIENT_CLOSED
         self._give_login_up()
@@ -168,7 +158,7 @@ class Connection(asyncio.BufferedProtocol):
             else:
                 self._transport.pause_reading()
         except Exception as error:  # not for whoever asked, which may be a stage in the midst of a batch
-            self._on_own_error(error)
+            self.on_own_error(error)
 
     def read_little(self) -> None:
         """Read only a few lines at once for a while: some reads pass before what they bring is refused."""
@@ -183,7 +173,7 @@ class Connection(asyncio.BufferedProtocol):
     def pause_for(self, seconds: float) -> None:
         """Do not read for so long; more of the same meanwhile adds nothing."""
         if not self.is_held_back:
-            self._set_obstacle(HELD_BACK)
+            self.set_obstacle(HELD_BACK)
             self._all.loop.call_later(seconds, self._clear_obstacle, HELD_BACK)
 
     def on_settled(self) -> None:
@@ -209,6 +199,25 @@ class Connection(asyncio.BufferedProtocol):
         self.abort(Disconnect.CLIENT_LOST)
         return True
 
+    # What its login calls, beside `end`.
+
+    def open(self, session: Session) -> None:
+        """It is logged in."""
+        assert self.outbox is not None
+        self._login = None
+        self.session = session
+        self.outbox.name = session.login
+        self.state = State.OPEN
+        self._all.on_login(self)
+
+    def go_on(self, early: bytes, *, has_stream_ended: bool) -> None:
+        """Go on with the lines, and the end of the stream, that came while its login was claimed."""
+        if early and not self._all.is_draining:  # else it has been read too late
+            self.take_lines(early, is_too_long=False)
+        self._clear_obstacle(CLAIMING)
+        if has_stream_ended and not self._on_eof():
+            self.abort(Disconnect.CLIENT_CLOSED)
+
     # What the outbox calls.
 
     def unsent_bytes(self) -> int:
@@ -224,10 +233,10 @@ class Connection(asyncio.BufferedProtocol):
             return
         try:
             self.end(Disconnect.SLOW_CONSUMER)
-            if self.outbox is not None and self.outbox.on_empty is not None:
-                self.outbox.on_empty()  # now, since it will not empty
+            if self._closing is not None:
+                self._closing.go_on()  # now, since it will not empty
         except Exception as error:  # as in `update_reading`
-            self._on_own_error(error)
+            self.on_own_error(error)
 
     def fail(self) -> None:
         """See `Owner`."""
@@ -247,12 +256,9 @@ class Connection(asyncio.BufferedProtocol):
         has_ended = self.state == State.LEAVING
         self.state = State.FLUSHING
         self.reason = reason
-        if reason.word and self._all.limits.notices:
-            self._last_line = notice_line(reason.word, words or reason.words)
         self._give_login_up()
-        self._all.on_ending(self)
-        self.outbox.on_empty = self._close_gently if has_ended else self._shut_down_sending
-        self.outbox.flush_soon()
+        self._closing = Closing(self, self._all, self._transport, self.outbox)
+        self._closing.begin(reason, words, has_peer_ended=has_ended)
         self.update_reading()
 
     def abort(self, reason: Reason) -> None:
@@ -262,16 +268,9 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.abort()
 
     def on_linger_due(self) -> None:
-        """The time for an orderly close is over, unless what is pending still moves."""
-        left_bytes = self.left_bytes
-        if self.state == State.FLUSHING and left_bytes > self._left_bytes:
-            self._left_bytes = left_bytes
-            self._all.on_ending(self)
-            return
-        if self._transport is not None and self.unsent_bytes() and not self._all.is_draining:
-            # The kernel would keep it until `tcp.user_timeout_s`; it may when this process ends.
-            reset_when_closed(self._transport.get_extra_info("socket"))
-        self.abort(Disconnect.CLIENT_LOST)
+        """The time for an orderly close is over."""
+        if self._closing is not None:
+            self._closing.on_due()
 
     @property
     def left_bytes(self) -> int:
@@ -306,22 +305,21 @@ class Connection(asyncio.BufferedProtocol):
         return self.session is None or self.session.may_read
 
     def _on_data(self, data: bytes) -> None:
-        if self.state == State.LOGIN and self._obstacles & HELD_BACK and self._transport is not None:
-            self._early += data  # uvloop begins to read after `connection_made`, even what paused there
-            self._transport.pause_reading()
-        elif self.state == State.LOGIN:
-            self._on_login_data(data)
-        elif self.state == State.OPEN:
-            self._on_lines(*self._framer.feed(data))
-        elif self.state == State.CLAIMING:  # not read any more, but for the end of its stream
-            self._early += self._framer.feed(data)[0]
-        elif self.state >= State.FLUSHING:
+        if self.state == State.OPEN:
+            self.take_lines(*self._framer.feed(data))
+        elif self._login is not None:
+            if self.state == State.LOGIN and self.is_held_back and self._transport is not None:
+                # uvloop begins to read after `connection_made`, even what paused there.
+                self._login.keep(data)
+                self._transport.pause_reading()
+            else:
+                self._login.take(data)
+        elif self._closing is not None:
             self._buffer = self._all.buffers.unbounded
-            self._discarded += len(data)
-            if self._discarded > MAX_DISCARDED_BYTES:
-                self.abort(Disconnect.CLIENT_LOST)
+            self._closing.throw_away(len(data))
 
-    def _on_lines(self, block: bytes, is_too_long: bool) -> None:
+    def take_lines(self, block: bytes, is_too_long: bool) -> None:
+        """Whole lines of a session, and whether a longer one than is allowed has begun behind them."""
         if block:
             self._push(block)
         if is_too_long:
@@ -342,30 +340,30 @@ class Connection(asyncio.BufferedProtocol):
             raise
         if not is_in:
             self._all.on_saturated()
-            self._set_obstacle(NO_ROOM)
+            self.set_obstacle(NO_ROOM)
         elif not session.may_read:
             self.update_reading()
 
     def _on_room(self) -> None:
         self._clear_obstacle(NO_ROOM)
 
-    def _set_obstacle(self, obstacle: int) -> None:
+    def set_obstacle(self, obstacle: int) -> None:
+        """Do not read until it is cleared: a flag of `lifecycle`."""
         self._obstacles |= obstacle
         self.update_reading()
 
     def _clear_obstacle(self, obstacle: int) -> None:
         self._obstacles &= ~obstacle
         self.update_reading()
-        if self._early and self.state == State.LOGIN and not self.is_held_back:
-            early, self._early = self._early, b""
+        if self._login is not None:
             try:
-                self._on_data(early)
+                self._login.maybe_go_on()
             except Exception as error:
-                self._on_own_error(error)
+                self.on_own_error(error)
 
     def _on_eof(self) -> bool:
-        if self.state == State.CLAIMING:
-            self._obstacles |= ENDED
+        if self._login is not None and self.state == State.CLAIMING:
+            self._login.has_stream_ended = True
             return True
         if self.state in (State.LOGIN, State.OPEN):
             last = self._framer.finish()
@@ -379,111 +377,20 @@ class Connection(asyncio.BufferedProtocol):
             if self.session is not None and not self.session.unsettled_messages:
                 self.end(Disconnect.CLIENT_CLOSED)
             return True
-        if self.state == State.FLUSHING and self.outbox is not None:
-            self.outbox.on_empty = self._close_gently
+        if self.state == State.FLUSHING and self._closing is not None:
+            self._closing.on_peer_ended()
             return True
         return False
 
-    # Logging in.
-
-    def _on_login_data(self, data: bytes) -> None:
-        block, is_too_long = self._framer.feed(data)
-        try:
-            if block:
-                line, _, rest = block.partition(b"\n")
-                self._log_in(login_of(line))
-                if self.state == State.OPEN:
-                    self._on_lines(rest, is_too_long)
-                elif self.state == State.CLAIMING and is_too_long:
-                    self.end(Disconnect.LINE_TOO_LONG)
-                else:
-                    self._early = rest
-                return
-            check_unfinished(self._framer.tail)
-        except NotLineProtocolError:
-            self._all.on_refused_login(self, data, Disconnect.NOT_LINE_PROTOCOL)
-            self.end(Disconnect.NOT_LINE_PROTOCOL)
-        except BadLoginError as problem:
-            self._all.on_refused_login(self, data, Disconnect.BAD_LOGIN)
-            self.end(Disconnect.BAD_LOGIN, str(problem))
-        else:
-            if is_too_long:
-                self.end(Disconnect.LINE_TOO_LONG)
-
-    def _log_in(self, login: str) -> None:
-        assert self.outbox is not None
-        connections = self._all
-        prefix = LineCodec.prefix(login)
-        session = Session(login, prefix, self.outbox, connections.limits, connections.ceiling, self)
-        self.state = State.CLAIMING
-        claim = connections.claims.claim(session, self.address, partial(self._on_verdict, session))
-        if self.state == State.CLAIMING:
-            self._claim = claim
-            self._set_obstacle(CLAIMING)
-
-    def _on_verdict(self, session: Session, is_granted: bool) -> None:
-        """It has its login, or not; at once, or after others were asked."""
-        has_waited, self._claim = self._claim is not None, None
-        if not is_granted:
-            self._all.on_refused_login(self, session.login.encode(), Disconnect.LOGIN_TAKEN)
-            self.end(Disconnect.LOGIN_TAKEN)
-            return
-        assert self.outbox is not None
-        self.session = session
-        self.outbox.name = session.login
-        self.state = State.OPEN
-        try:
-            self._all.on_login(self)
-            if has_waited:
-                self._begin()
-        except Exception as error:
-            self._on_own_error(error)
-
-    def _begin(self) -> None:
-        """Go on with what has waited for the login."""
-        early, self._early = self._early, b""
-        if early and not self._all.is_draining:  # else it has been read too late
-            self._on_lines(early, is_too_long=False)
-        has_ended = bool(self._obstacles & ENDED)
-        self._clear_obstacle(CLAIMING | ENDED)
-        if has_ended and not self._on_eof():
-            self.abort(Disconnect.CLIENT_CLOSED)
-
     def _give_login_up(self) -> None:
         """It has ended: its login is free, or not wanted any more."""
-        claim, self._claim = self._claim, None
-        if claim is not None:
-            claim()
+        if self._login is not None:
+            self._login.give_up()
+            self._login = None
         if self.session is not None:
             self._all.claims.release(self.session)
 
-    # Closing.
-
-    def _close_gently(self) -> None:
-        """The peer has closed its side already: nothing unread is left that a close could reset."""
-        self._say_last()
-        if self._transport is not None:
-            self._transport.close()
-
-    def _shut_down_sending(self) -> None:
-        if self.state == State.FLUSHING and self._transport is not None:
-            self._say_last()
-            self.state = State.LINGERING
-            self._all.on_ending(self)  # anew: only now can the peer know
-            try:
-                self._transport.write_eof()
-            except OSError:  # reset meanwhile
-                self.abort(Disconnect.CLIENT_LOST)
-
-    def _say_last(self) -> None:
-        """The last Notice, behind everything else."""
-        assert self.outbox is not None
-        self.outbox.on_empty = None
-        line, self._last_line = self._last_line, b""
-        if line:
-            self.outbox.write_last(line)
-        self.outbox.close(Refusal.GONE)  # nothing can follow the last word
-
-    def _on_own_error(self, error: Exception) -> None:
+    def on_own_error(self, error: Exception) -> None:
+        """A defect of ours: told, and only this connection pays for it."""
         self._all.log.error("connection.failed", address=self.address, port=self.port, exc_info=error)
         self.fail()

@@ -7,6 +7,7 @@ to worker. What is held keeps its sender's credit, which bounds it. Knows nothin
 
 from __future__ import annotations
 
+from bisect import insort
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from stages.message import Refusal
@@ -29,11 +30,13 @@ class Waiting(NamedTuple):
     copies: int
     batch: Batch
     is_fanout: bool
+    number: int = 0  # of those that came back: rises in the order in which they had been sent
 
 
 class AwaitedPeer(Protocol):
     """Another worker, and which logins have copies there without an outcome."""
 
+    wid: int
     waiting: dict[str, int]
 
     def carry(self, batch: Batch, cuts: Sequence[Cut], *, is_fanout: bool) -> None:
@@ -43,18 +46,26 @@ class AwaitedPeer(Protocol):
 class Held:
     """Copies for one login that wait; a `Peer` for the stages as long as it stands for that login."""
 
-    __slots__ = ("answer", "is_asking", "login", "newer", "returned")
+    __slots__ = ("answer", "came_from", "is_asking", "is_over", "login", "newer", "returned", "routes")
 
-    def __init__(self, login: str) -> None:
+    def __init__(self, login: str, routes: Routes) -> None:
         self.login = login
+        self.routes = routes
+        self.is_over = False  # it does not stand for its login any more
         self.returned: list[Waiting] = []  # came back from where it lived: older than the others
+        self.came_from = 0  # the worker where it was not when copies came there last
         self.newer: list[Waiting] = []
         self.is_asking = False
         self.answer: int | None = None  # where it lives, as its owner says: 0 for nowhere
 
     def carry(self, batch: Batch, cuts: Sequence[Cut], *, is_fanout: bool) -> None:
-        """See `Peer`."""
-        self.newer += [Waiting(payload, copies, batch, is_fanout) for _, payload, copies in cuts]
+        """See `Peer`. A batch may have been on its way through the stages while what it is for was found."""
+        for _, payload, copies in cuts:
+            waiting = Waiting(payload, copies, batch, is_fanout)
+            if self.is_over:
+                self.routes.pass_on(self.login, waiting)
+            else:
+                self.newer.append(waiting)
 
 
 class Routes:
@@ -83,11 +94,23 @@ class Routes:
     def __len__(self) -> int:
         return len(self._held)
 
-    def find_unknown(self, login: str) -> Peer | None:
+    def find_unknown(self, login: str) -> Outbox | Peer | None:
         """Where copies for a login go that is not in the table; None when it is known to be nowhere."""
         held = self._hold(login)
         self._reroute_held(held)
-        return self._held.get(login)
+        return self._table.get(login)
+
+    def leads_to(self, login: str, peer: AwaitedPeer) -> bool:
+        """Whether copies for this login go there now."""
+        return self._table.get(login) is peer
+
+    def pass_on(self, login: str, waiting: Waiting) -> None:
+        """Send copies on that came to a place that their login has left since they were routed."""
+        place = self._table.get(login) or self.find_unknown(login)
+        if place is None:
+            _refuse(login, [waiting], Refusal.UNKNOWN)
+        else:
+            _send(login, waiting, place)
 
     def look_again(self, login: str) -> None:
         """Something was learnt of a login: where it lives, or that copies of it have their outcome."""
@@ -108,12 +131,15 @@ class Routes:
         if login in self._held:
             self._reroute_held(self._held[login])
 
-    def take_back(self, login: str, waiting: Waiting) -> None:
-        """Copies came back from where the login does not live any more."""
+    def take_back(self, login: str, waiting: Waiting, came_from: int) -> None:
+        """Copies came back from a worker where the login does not live any more: 0 for this one."""
         held = self._held.get(login)
         if held is None:
             held = self._hold(login)
-        held.returned.append(waiting)
+        # What waited there for the login to return comes back behind newer copies that found nobody.
+        insort(held.returned, waiting, key=lambda one: one.number)
+        held.came_from = came_from
+        held.answer = None
 
     def overtaken(self, login: str) -> None:
         """Newer copies were delivered where older ones came back from: these must not follow them."""
@@ -121,6 +147,7 @@ class Routes:
         if held is not None and held.returned:
             _refuse(login, held.returned, Refusal.GONE)
             held.returned = []
+            held.came_from = 0
 
     def ask_again(self) -> None:
         """Now and then: a place that was promised and did not come may have changed since."""
@@ -133,11 +160,12 @@ class Routes:
         """Refuse all that waits."""
         held, self._held = self._held, {}
         for one in held.values():
+            one.is_over = True
             self._table.pop(one.login, None)
             _refuse(one.login, [*one.returned, *one.newer], reason)
 
     def _hold(self, login: str) -> Held:
-        held = self._held[login] = Held(login)
+        held = self._held[login] = Held(login, self)
         self._table[login] = held
         return held
 
@@ -150,21 +178,26 @@ class Routes:
         target = self._find_target(login)
         if self._is_awaited(login, target, everywhere=bool(held.returned)):
             return
-        if target is None and held.answer is None and not held.is_asking:
-            self._ask(held)
-            return
-        if target is None and held.answer != 0:
-            return  # asked, or promised: it comes, or is asked for again
-        if self._held.get(login) is not held:
-            return  # the answer came at once
+        if target is None or (not isinstance(target, Outbox) and target.wid == held.came_from):
+            if held.answer is None:
+                self._maybe_ask(held)
+                return
+            if held.answer == 0:
+                target = None
+            elif target is None or target.wid != held.answer:
+                return  # promised: it comes, or is asked for again
         del self._held[login]
+        held.is_over = True
         if target is None:
             self._table.pop(login, None)
         else:
             self._table[login] = target
         _let_go(held, target)
 
-    def _ask(self, held: Held) -> None:
+    def _maybe_ask(self, held: Held) -> None:
+        if held.is_asking:
+            return
+
         def on_answer(wid: int) -> None:
             held.is_asking = False
             held.answer = wid
@@ -181,13 +214,18 @@ def _let_go(held: Held, target: Outbox | AwaitedPeer | None) -> None:
     if target is None:
         _refuse(held.login, waiting, Refusal.UNKNOWN)
         return
-    for payload, copies, batch, is_fanout in waiting:
-        if isinstance(target, Outbox):
-            target.offer((payload, copies, batch), is_fanout=is_fanout)
-        else:
-            target.carry(batch, [Cut([held.login], payload, copies)], is_fanout=is_fanout)
+    for one in waiting:
+        _send(held.login, one, target)
+
+
+def _send(login: str, waiting: Waiting, place: Outbox | Peer) -> None:
+    payload, copies, batch, is_fanout, _ = waiting
+    if isinstance(place, Outbox):
+        place.offer((payload, copies, batch), is_fanout=is_fanout)
+    else:
+        place.carry(batch, [Cut([login], payload, copies)], is_fanout=is_fanout)
 
 
 def _refuse(login: str, waiting: Iterable[Waiting], reason: str) -> None:
-    for _, copies, batch, _ in waiting:
-        batch.refuse(copies, reason, login)
+    for one in waiting:
+        one.batch.refuse(one.copies, reason, login)

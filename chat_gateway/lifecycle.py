@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["CLAIMING", "ENDED", "HELD_BACK", "MAX_DISCARDED_BYTES", "NO_ROOM", "TURN_OVER", "State"]
+__all__ = ["CLAIMING", "HELD_BACK", "MAX_DISCARDED_BYTES", "NO_ROOM", "TURN_OVER", "State"]
 
 # What a peer may still send after we closed our side before it is reset: more than the kernels of both
 # sides hold between them (tcp_rmem and tcp_wmem are 6 and 4 MiB by default), or a busy sender that stops
@@ -16,7 +16,6 @@ NO_ROOM = 1  # a block of its own stands in line at the parse stage
 TURN_OVER = 2  # it has brought enough for this turn of the loop
 HELD_BACK = 4  # it has said too much lately
 CLAIMING = 8  # it is not known yet whether it gets its login
-ENDED = 16  # its stream has ended meanwhile
 
 
 class State(enum.IntEnum):

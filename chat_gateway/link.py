@@ -67,8 +67,11 @@ class LinkOwner(Protocol):
     def find_here(self, login: str) -> Outbox | None:
         """The outbox of a login that lives at this worker."""
 
-    def on_returned(self, crossing: Crossing, returned: Returned) -> None:
+    def on_returned(self, link: Link, crossing: Crossing, returned: Returned) -> None:
         """Copies came back whose login was not there."""
+
+    def only_there(self, link: Link, batch: Batch, cuts: Sequence[Cut], *, is_fanout: bool) -> Sequence[Cut]:
+        """Those copies that still go to that worker; the others, which were routed before, go elsewhere."""
 
     def on_answered(self, login: str, crossing: Crossing) -> None:
         """Copies for this login have their outcome."""
@@ -147,7 +150,7 @@ class Link(asyncio.Protocol):
         """See `Peer`."""
         assert self.outbox is not None
         counts = self._owner.counts
-        for group in _framed(cuts):
+        for group in _framed(self._owner.only_there(self, batch, cuts, is_fanout=is_fanout)):
             self._last_id += 1
             crossing = Crossing(self._last_id, batch, group, self, is_fanout=is_fanout)
             self._crossings[crossing.id] = crossing
@@ -202,7 +205,7 @@ class Link(asyncio.Protocol):
 
     def on_returned(self, crossing: Crossing, returned: Returned) -> None:
         """See `Origin`."""
-        self._owner.on_returned(crossing, returned)
+        self._owner.on_returned(self, crossing, returned)
 
     def on_outcome(self, arrival: Arrival) -> None:
         """See `Destination`."""
@@ -229,6 +232,8 @@ class Link(asyncio.Protocol):
     # What comes in.
 
     def _on_message(self, message: object) -> None:
+        if not self.wid and not isinstance(message, Greet):
+            raise FrameError("a message before its greeting")
         if isinstance(message, Carry):
             self._on_carry(message)
         elif isinstance(message, Outcomes):

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from chat_gateway.bus import Bus
+from chat_gateway.directory import Member
 from tests.chat_gateway.fake_cluster import Cluster
 from tests.chat_gateway.fake_net import passed, turns, virtual_time
+from tests.chat_gateway.fakes import FakeLog, configured
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from chat_gateway.link import Link
     from tests.chat_gateway.fakes import Peer
 
 PATIENT = ("outbox.write_timeout_s=1000", "outbox.evict_after_s=2000")
@@ -312,6 +319,39 @@ async def test_worker_is_broken_when_it_cannot_reach_one_that_lives() -> None:
     await passed(2)
     assert cluster.broken[0] == "no link to worker 2"
     await cluster.close()
+
+
+@virtual_time
+async def test_worker_is_dialled_once_when_it_takes_its_time_to_greet() -> None:
+    """Two links to one worker would not keep the order of what is said to it."""
+    loop = asyncio.get_running_loop()
+    bus = Bus(
+        wid=3,
+        slot=0,
+        slots=2,
+        run_dir="/nowhere",
+        config=configured(),
+        log=FakeLog().logger,
+        loop=loop,
+        on_broken=lambda _why: None,
+    )
+    made: list[Link] = []
+
+    async def connect(new_link: Callable[[], Link], _path: str) -> tuple[None, Link]:
+        made.append(new_link())
+        return None, made[-1]
+
+    cast("Any", loop).create_unix_connection = connect
+    members = [Member(0, 3, is_leaving=False), Member(1, 2, is_leaving=False)]
+    bus.set_members(members)
+    await turns()
+    bus.set_members(members)
+    await turns()
+    assert len(made) == 1
+    bus.on_lost(made[0], "it never greeted")
+    bus.set_members(members)
+    await turns()
+    assert len(made) == 2
 
 
 @pytest.mark.parametrize("size", [1, 100, 60_000])

@@ -137,7 +137,7 @@ def test_command_ends_with_2_and_a_line_for_each_problem_when_the_configuration_
 
 def test_check_prints_the_effective_configuration_when_it_is_good() -> None:
     """Standard output is TOML with what is in force, and the memory it may take."""
-    result = run("check", "--set", "limits.max_connections=7")
+    result = run("check", "--set", "limits.max_connections=7", "--workers", "1")
     assert result.exit_code == 0
     assert tomllib.loads(result.stdout)["limits"]["max_connections"] == 7
     assert "7 connections" in result.stdout

@@ -27,14 +27,20 @@ class FakePeer:
         self.wid = wid
         self.waiting: dict[str, int] = {}
         self.logins: set[str] = set()  # that live there
+        self.sent = 0  # frames
         self.frames: deque[tuple[str, Waiting]] = deque()  # on their way there
         self.answers: deque[tuple[str, Waiting, bool]] = deque()  # on their way back
 
     def carry(self, batch: Batch, cuts: Sequence[Cut], *, is_fanout: bool) -> None:
         for names, payload, copies in cuts:
             (name,) = names
+            waiting = Waiting(payload, copies, batch, is_fanout)
+            if not self.world.routes.leads_to(name, self):
+                self.world.routes.pass_on(name, waiting)
+                continue
             self.waiting[name] = self.waiting.get(name, 0) + 1
-            self.frames.append((name, Waiting(payload, copies, batch, is_fanout)))
+            self.sent += 1
+            self.frames.append((name, waiting._replace(number=self.sent)))
 
     def receive(self) -> None:
         """The oldest frame arrives: its login is there, or it goes back."""
@@ -53,7 +59,7 @@ class FakePeer:
         if was_there:
             waiting.batch.deliver(waiting.copies)
         else:
-            self.world.routes.take_back(name, waiting)
+            self.world.routes.take_back(name, waiting, self.wid)
         self.waiting[name] -= 1
         if not self.waiting[name]:
             del self.waiting[name]
@@ -77,6 +83,7 @@ class World:
         self.delivered: dict[str, list[int]] = {}
         self.routes = Routes(self.table, self._target, lambda: list(self.peers.values()), self._ask)
         self.said = 0
+        self.routed: deque[tuple[Peer, str, Batch]] = deque()  # on their way through the stages
 
     def _target(self, login: str) -> Any:
         return self.peers.get(self.places.get(login, 0))
@@ -86,16 +93,27 @@ class World:
 
     def say(self, login: str) -> None:
         """The next number, to this login."""
+        self.route(login)
+        self.deliver()
+
+    def route(self, login: str) -> None:
+        """The next number, to this login: it is looked up where that goes."""
         self.said += 1
         payload = b"%d" % self.said
         batch = Batch(self.sender, [Run((login,), payload, 1)], messages=1, nbytes=0, ledger=self.ledger)
-        place: Peer | None = self.table.get(login)
+        place: Any = self.table.get(login)
         if place is None:
             place = self.routes.find_unknown(login)
         if place is None:
             batch.refuse(1, Refusal.UNKNOWN, login)
         else:
-            place.carry(batch, [Cut([login], payload, 1)], is_fanout=False)
+            self.routed.append((place, login, batch))
+
+    def deliver(self) -> None:
+        """What was routed goes there."""
+        while self.routed:
+            place, login, batch = self.routed.popleft()
+            place.carry(batch, [Cut([login], batch.runs[0].texts, 1)], is_fanout=False)
 
     def move(self, login: str, wid: int) -> None:
         """It is somewhere else now, 0 for nowhere; this worker hears of it later."""
@@ -214,6 +232,101 @@ def test_returned_copies_are_refused_when_newer_ones_were_delivered_meanwhile() 
     assert world.ledger.is_balanced
 
 
+def test_copies_cross_when_the_place_was_known_before_its_link_was_there() -> None:
+    """Nobody has to be asked, and the first message is not refused."""
+    world = World()
+    world.truth["bob"] = world.places["bob"] = 2
+    world.peers[2].logins.add("bob")
+    world.say("bob")
+    assert not world.asked
+    assert len(world.peers[2].frames) == 1
+    world.settle()
+    assert world.delivered == {"bob": [1]}
+
+
+def test_copies_that_came_back_wait_for_the_owner_when_no_other_place_is_known() -> None:
+    """They do not go to and fro between here and where the login is not."""
+    world = World()
+    world.move("bob", 2)
+    world.hear()
+    world.say("bob")
+    world.move("bob", 3)
+    world.peers[2].receive()
+    world.peers[2].answer()
+    world.say("bob")
+    assert not world.peers[2].frames
+    assert len(world.asked) == 1
+    world.reply()  # it is at 3, of which nothing is known here
+    world.routes.ask_again()
+    assert not world.peers[2].frames
+    world.settle()
+    assert world.delivered == {"bob": [1, 2]}
+
+
+@pytest.mark.parametrize(("place", "frames", "refused"), [(0, 0, {Refusal.UNKNOWN: 2}), (2, 2, {})])
+def test_copies_that_came_back_go_where_the_owner_says(
+    place: int, frames: int, refused: dict[str, int]
+) -> None:
+    """Nowhere, or there again: the login has returned meanwhile."""
+    world = World()
+    world.move("bob", 2)
+    world.hear()
+    world.say("bob")
+    world.move("bob", 0)
+    world.peers[2].receive()
+    world.peers[2].answer()
+    world.say("bob")
+    world.truth["bob"] = place
+    world.reply()
+    assert len(world.peers[2].frames) == frames
+    assert world.ledger.refused == refused
+    assert len(world.routes) == 0
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_copies_go_on_when_their_login_was_found_while_they_were_in_the_stages(place: int) -> None:
+    """What they were routed to does not stand for it any more, but they have their outcome."""
+    world = World()
+    world.move("bob", place)
+    world.route("bob")
+    world.hear()
+    world.reply()
+    assert len(world.routes) == 0
+    world.deliver()
+    world.settle()
+    assert world.ledger.is_balanced
+    assert world.ledger.delivered == bool(place)
+
+
+def test_copies_keep_their_order_when_their_login_moved_while_they_were_in_the_stages() -> None:
+    """What was routed to the old place goes to the new one, ahead of what was routed there."""
+    world = World()
+    world.move("bob", 2)
+    world.hear()
+    world.route("bob")
+    world.move("bob", 3)
+    world.hear()
+    world.route("bob")
+    world.deliver()
+    assert [waiting.payload for _, waiting in world.peers[3].frames] == [b"1", b"2"]
+    assert not world.peers[2].frames
+
+
+def test_copies_that_came_back_keep_their_order_when_the_oldest_came_last() -> None:
+    """It waited there for its login to return, while those behind it found nobody and came back at once."""
+    world = World()
+    world.move("bob", 2)
+    world.hear()
+    for _ in range(3):
+        world.say("bob")
+    world.move("bob", 3)
+    for _ in range(3):
+        world.peers[2].receive()
+    world.peers[2].answers.rotate(-1)
+    world.settle()
+    assert world.delivered == {"bob": [1, 2, 3]}
+
+
 def test_all_that_waits_is_refused_when_the_worker_closes() -> None:
     """Every copy has its outcome."""
     world = World()
@@ -232,12 +345,13 @@ def test_order_holds_and_nothing_is_lost_when_logins_move_at_random(seed: int) -
     chance = random.Random(seed)
     steps: list[Callable[[], None]] = [world.hear, world.reply]
     steps += [step for peer in world.peers.values() for step in (peer.receive, peer.answer)] * 2
-    steps += [lambda: world.say(chance.choice(["bob", "eve"]))] * 3
+    steps += [lambda: world.route(chance.choice(["bob", "eve"])), world.deliver] * 3
     steps += [lambda: world.move(chance.choice(["bob", "eve"]), chance.choice([0, 2, 3]))]
     for _ in range(400):
         chance.choice(steps)()
         if chance.random() < 0.02:
             world.routes.ask_again()
+    world.deliver()
     world.settle()
     for login, numbers in world.delivered.items():
         assert numbers == sorted(set(numbers)), login

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.entries import Parked, cut_entry, park
+from stages.entries import Parked, covering, cut_entry, fitting
 from stages.message import Ledger
 from tests.stages.fakes import FakeSender, entry_of
 
@@ -68,12 +68,45 @@ def test_cut_entry_gives_everything_when_no_line_end_is_there() -> None:
 def test_parked_entries_stay_in_order_when_there_are_few_or_many() -> None:
     """One entry takes a small place, many of one sender can be taken from the front in no time."""
     alice, eve = FakeSender("alice"), FakeSender("eve")
-    parked: Parked = {}
+    parked = Parked()
     entries = [_entry(b"%d\n" % number) for number in range(20)]
     for entry in entries:
-        park(parked, alice, entry)
-    park(parked, eve, entries[0])
+        parked.park(alice, entry)
+    parked.park(eve, entries[0])
     assert list(parked) == [alice, eve]
     assert list(parked[alice]) == entries
     assert isinstance(parked[alice], deque)
     assert isinstance(parked[eve], list)
+
+
+def test_parked_entries_are_taken_in_turn_when_several_senders_have_some() -> None:
+    """One of each sender, the oldest first; who has none left stands in line no more."""
+    alice, eve = FakeSender("alice"), FakeSender("eve")
+    parked = Parked()
+    entries = [_entry(b"%d\n" % number * (number + 1)) for number in range(4)]
+    for sender, entry in zip((alice, alice, alice, eve), entries, strict=True):
+        parked.park(sender, entry)
+    assert parked.copies == 1 + 2 + 3 + 4
+    taken = []
+    while parked:
+        first = parked.next
+        taken.append(parked.take())
+        assert taken[-1] is first
+    assert taken == [entries[0], entries[3], entries[1], entries[2]]
+    assert parked.copies == 0
+
+
+@given(_LINES, st.integers(0, 100))
+def test_fitting_and_covering_differ_by_one_entry_when_a_bound_is_within_it(
+    lines: list[bytes], bound_bytes: int
+) -> None:
+    """What fits is within the bound, what covers it reaches it, or is all there is."""
+    entries = [_entry(line) for line in lines]
+    sizes = [len(line) for line in lines]
+    count, nbytes = fitting(entries, bound_bytes)
+    assert nbytes == sum(sizes[:count]) <= bound_bytes
+    assert count == len(sizes) or nbytes + sizes[count] > bound_bytes
+    least, reached = covering(entries, bound_bytes)
+    assert reached == sum(sizes[:least])
+    assert least == len(sizes) or reached >= bound_bytes
+    assert least == 0 or sum(sizes[: least - 1]) < bound_bytes
