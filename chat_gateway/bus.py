@@ -99,7 +99,7 @@ class Bus:
         self._settings = _link_settings(config)
         self._patience_s = 3 * config.supervisor.worker_timeout_s  # without a link to a worker that lives
         self._log = log
-        self._loop = loop
+        self.loop = loop
         self._on_broken = on_broken
         self._members: dict[int, Member] = {}
         self._links: dict[int, Link] = {}  # both sides have greeted
@@ -124,7 +124,7 @@ class Bus:
         """Join it to its worker, whose routes it keeps from here on."""
         self._here = neighbourhood
         self.ledger = ledger
-        self._flusher = flusher
+        self.flusher = flusher
         self._ladder = ladder
         self.routes = Routes(neighbourhood.routes, self._find_target, self._links.values, self.directory.ask)
 
@@ -134,7 +134,7 @@ class Bus:
         Raises:
             OSError: it cannot be bound.
         """
-        self._server = await self._loop.create_unix_server(self._new_link, path=str(self._path_of(self.wid)))
+        self._server = await self.loop.create_unix_server(self._new_link, path=str(self._path_of(self.wid)))
         self._schedule_look()
 
     def set_members(self, members: Sequence[Member]) -> None:
@@ -144,7 +144,7 @@ class Bus:
         known = {*self._links, *self._dialling, *self._unnamed.values()}
         for wid in self._members:
             if wid < self.wid and wid not in known:
-                self._dialling[wid] = self._loop.create_task(self._dial(wid))
+                self._dialling[wid] = self.loop.create_task(self._dial(wid))
         for wid in [wid for wid in self._dialling if wid not in self._members]:
             self._dialling[wid].cancel()
         self.directory.flush()
@@ -236,7 +236,7 @@ class Bus:
 
     def open_link_outbox(self, writer: Writer, owner: Owner) -> Outbox:
         """See `LinkOwner`."""
-        outbox = Outbox(writer, self._settings, self.link_ledger, self._flusher, self._ladder, owner)
+        outbox = Outbox(writer, self._settings, self.link_ledger, self.flusher, self._ladder, owner)
         outbox.name = "another worker"
         return outbox
 
@@ -290,7 +290,7 @@ class Bus:
         """See `LinkOwner`."""
         sent_at = self._pings.pop(number, None)
         if sent_at is not None:
-            self.counts.round_trip.record(self._loop.time() - sent_at)
+            self.counts.round_trip.record(self.loop.time() - sent_at)
 
     def on_lost(self, link: Link, why: str) -> None:
         """See `LinkOwner`."""
@@ -327,7 +327,7 @@ class Bus:
         """Connect to a worker that came before; its socket was bound before anybody heard of it."""
 
         async def connect() -> None:
-            _, link = await self._loop.create_unix_connection(self._new_link, str(self._path_of(wid)))
+            _, link = await self.loop.create_unix_connection(self._new_link, str(self._path_of(wid)))
             if link in self._unnamed:
                 self._unnamed[link] = wid  # it may take its time to greet us
 
@@ -338,7 +338,7 @@ class Bus:
                 retry_on=(OSError,),
                 sleep=asyncio.sleep,
                 random=chance.random,
-                clock=self._loop.time,
+                clock=self.loop.time,
             )
         except OSError as error:
             if wid in self._members and not self._is_closing:
@@ -355,7 +355,7 @@ class Bus:
         """Have what the directory has to say to all said at the end of this turn."""
         if not self._is_flush_due:
             self._is_flush_due = True
-            self._loop.call_soon(self._flush)
+            self.loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._is_flush_due = False
@@ -364,12 +364,12 @@ class Bus:
     # Now and then.
 
     def _schedule_look(self) -> None:
-        self._timer = self._loop.call_later(_LOOK_S, self._look)
+        self._timer = self.loop.call_later(_LOOK_S, self._look)
 
     def _look(self) -> None:
         self._schedule_look()
         self.routes.ask_again()
-        now = self._loop.time()
+        now = self.loop.time()
         self._pings.clear()  # what was not answered says nothing of the round trip: the breaker does
         for link in self._links.values():
             self._last_ping += 1

@@ -36,7 +36,10 @@ class Destination(Protocol):
     """What an `Arrival` needs of its link."""
 
     def on_outcome(self, arrival: Arrival) -> None:
-        """There is something to report of it, once a turn."""
+        """There is something to report of it, since the last report."""
+
+    def report_soon(self) -> None:
+        """Somebody waits for what there is to report: at the end of this turn."""
 
 
 class Crossing:
@@ -202,7 +205,7 @@ class Arrival:
         if self._has_credit:
             self._has_credit = False
             self._returns_credit = True
-            self._changed(0)
+            self._changed(0, is_awaited=True)
 
     def deliver(self, copies: int) -> None:
         """See `Copies`."""
@@ -212,12 +215,12 @@ class Arrival:
     def refuse(self, copies: int, reason: str, name: str) -> None:
         """See `Copies`."""
         self._refused.append(Refused(name, reason, copies))
-        self._changed(copies)
+        self._changed(copies, is_awaited=True)
 
     def give_back(self, name: str, payload: bytes, copies: int) -> None:
         """This login is not here (any more): its copies go back to where they came from."""
         self._returned.append(Returned(name, payload, copies))
-        self._changed(copies)
+        self._changed(copies, is_awaited=True)
 
     def take_report(self) -> Part | None:
         """What happened since the last report; None when that is: all that was left was delivered."""
@@ -228,10 +231,12 @@ class Arrival:
             return part
         return None
 
-    def _changed(self, copies: int) -> None:
+    def _changed(self, copies: int, *, is_awaited: bool = False) -> None:
         self._pending -= copies
         if copies and not self._pending:
             self._ledger.buffered_bytes -= self._counted_bytes
         if self._is_reported:
             self._is_reported = False
             self._destination.on_outcome(self)
+        if is_awaited:
+            self._destination.report_soon()

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from chat_gateway.bus_frames import DirectoryMessage, Part, Returned
     from chat_gateway.bus_statistics import BusStatistics
+    from stages.flusher import Flusher
     from stages.message import Batch, Ledger
     from stages.outbox import Outbox
     from stages.writer import Owner, Writer
@@ -46,6 +47,9 @@ _DECODER = decoder_of(bus_frames.Message)
 # Texts of one frame, unless a single line is longer; and logins of one text.
 _MAX_CARRY_BYTES = 256 * 1024
 _MAX_NAMES = 4096
+# How long deliveries may wait to be reported, for a frame that goes there anyway: each report by itself wakes
+# the other worker once more. Their sender's credit waits as long.
+_REPORT_AFTER_S = 0.001
 
 
 class LinkOwner(Protocol):
@@ -54,6 +58,8 @@ class LinkOwner(Protocol):
     wid: int  # of this worker
     ledger: Ledger
     counts: BusStatistics
+    flusher: Flusher
+    loop: asyncio.AbstractEventLoop
 
     def open_link_outbox(self, writer: Writer, owner: Owner) -> Outbox:
         """The outbox in front of a link."""
@@ -97,6 +103,7 @@ class Link(asyncio.Protocol):
         self._crossings: dict[int, Crossing] = {}  # by the id of their frame
         self._last_id = 0
         self._reports: list[Arrival] = []  # that have something to report
+        self._report_timer: asyncio.TimerHandle | None = None  # since then
         self._why = ""  # it is lost
 
     # What the transport calls.
@@ -112,11 +119,14 @@ class Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Frames, or parts of them."""
         self._owner.counts.bytes_in += len(data)
+        self._owner.flusher.expect_flush()  # for what comes of it, once
         try:
             for message in self._frames.feed(data):
                 self._on_message(message)
         except FrameError as error:
             self.give_up(f"worker {self.wid} sent {error}")
+        finally:
+            self._owner.flusher.flush()
 
     def pause_writing(self) -> None:
         """The transport holds bytes that the kernel has not taken."""
@@ -131,6 +141,7 @@ class Link(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The other worker is gone; what it had may have arrived or not."""
         self._transport = None
+        self._reported()
         if self.outbox is not None:
             self.outbox.ahead = None
             self.outbox.close(Refusal.WORKER_LOST)
@@ -210,12 +221,23 @@ class Link(asyncio.Protocol):
     def on_outcome(self, arrival: Arrival) -> None:
         """See `Destination`."""
         self._reports.append(arrival)
+        if self._report_timer is None and self._transport is not None:
+            self._report_timer = self._owner.loop.call_later(_REPORT_AFTER_S, self.report_soon)
+
+    def report_soon(self) -> None:
+        """See `Destination`."""
         if self.outbox is not None:
             self.outbox.flush_soon()
+
+    def _reported(self) -> None:
+        if self._report_timer is not None:
+            self._report_timer.cancel()
+            self._report_timer = None
 
     def _take_ahead(self) -> bytes:
         """What is to be said before batches, as frames."""
         if self._reports:
+            self._reported()
             reports, self._reports = self._reports, []
             delivered: list[int] = []
             parts: list[Part] = []

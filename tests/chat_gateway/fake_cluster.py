@@ -7,13 +7,20 @@ from typing import TYPE_CHECKING, Any, cast
 
 from chat_gateway.bus import Bus
 from chat_gateway.directory import Member
-from tests.chat_gateway.fake_net import turns
+from tests.chat_gateway.fake_net import passed, turns
 from tests.chat_gateway.fakes import FakeGateway, FakeLog, Peer, configured
 
 if TYPE_CHECKING:
     from chat_gateway.link import Link
 
 __all__ = ["Cluster", "PipeEnd"]
+
+
+async def settled(count: int = 12) -> None:
+    """Let the loops turn, and what was delivered be reported, which may wait for a moment."""
+    await turns(count)
+    await passed(0.002)
+    await turns(count)
 
 
 class PipeEnd:

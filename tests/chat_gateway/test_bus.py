@@ -9,7 +9,7 @@ import pytest
 
 from chat_gateway.bus import Bus
 from chat_gateway.directory import Member
-from tests.chat_gateway.fake_cluster import Cluster
+from tests.chat_gateway.fake_cluster import Cluster, settled
 from tests.chat_gateway.fake_net import passed, turns, virtual_time
 from tests.chat_gateway.fakes import FakeLog, configured
 
@@ -33,7 +33,7 @@ async def test_message_arrives_when_its_recipient_is_at_another_worker() -> None
     await cluster.start()
     alice, bob = await cluster.login(1, "alice"), await cluster.login(2, "bob")
     alice.send(b"bob: 1\nbob: 2\n")
-    await turns(40)
+    await settled(40)
     assert bob.take() == b"from alice: 1\nfrom alice: 2\n"
     first, second = (cluster.workers[wid].ledger for wid in (1, 2))
     assert (first.accepted, first.delivered, first.in_flight) == (2, 2, 0)
@@ -52,7 +52,7 @@ async def test_text_crosses_once_when_it_is_for_several_at_another_worker() -> N
     others = [await cluster.login(wid, f"r{wid}{number}") for wid in (1, 2, 3) for number in range(3)]
     text = b"x" * 300
     alice.send(b"r10,r20,r30,r11,r21,r31,r12,r22,r32,nobody: " + text + b"\n")
-    await turns(60)
+    await settled(60)
     assert all(other.take() == b"from alice: " + text + b"\n" for other in others)
     assert alice.take() == b"! unknown-recipient nobody: not logged in\n"
     assert cluster.bus(1).statistics().copies_out == 6
@@ -70,13 +70,13 @@ async def test_login_is_taken_when_it_lives_at_another_worker() -> None:
         first = await cluster.login(1, name)
         second = cluster.workers[2].connect()
         second.send(f"{name}\n".encode())
-        await turns(40)
+        await settled(40)
         assert second.take().startswith(b"! login-taken ")
         first.end()
-        await turns(40)
+        await settled(40)
         third = await cluster.login(3, name)
         third.send(f"{name}: me\n".encode())
-        await turns(40)
+        await settled(40)
         assert third.take() == f"from {name}: me\n".encode()
     await cluster.close()
 
@@ -90,7 +90,7 @@ async def test_one_wins_when_two_clients_want_a_login_at_once() -> None:
         rivals = [cluster.workers[wid].connect() for wid in (1, 2, 3)]
         for rival in rivals:
             rival.send(b"n%d\n" % number)
-        await turns(60)
+        await settled(60)
         winners = [rival for rival in rivals if rival.connection.session is not None]
         assert len(winners) == 1
         assert sum(rival.take().startswith(b"! login-taken ") for rival in rivals) == 2
@@ -106,13 +106,13 @@ async def test_sender_runs_out_of_credit_when_a_recipient_elsewhere_is_stuck() -
     bob.stick()
     for number in range(40):
         alice.send(b"bob: %03d " % number + b"x" * 200 + b"\n")
-        await turns(40)
+        await settled(40)
     assert not alice.is_read
     assert alice.session.inflight_messages >= 20
     bob.unstick()
     for _ in range(60):
         bob.unstick()
-        await turns(40)
+        await settled(40)
     assert alice.is_read
     numbers = [int(line.split()[2]) for line in bob.take().splitlines()]
     assert numbers == list(range(len(numbers)))
@@ -131,7 +131,7 @@ async def test_sender_is_told_when_its_copies_are_refused_elsewhere() -> None:
     bob.stick()
     for _ in range(30):
         alice.send(b"bob,eve: " + b"x" * 300 + b"\n")
-        await turns(40)
+        await settled(40)
     assert b"! refused bob: " in alice.take()
     assert eve.take().count(b"\n") == 30
     assert alice.is_read
@@ -143,7 +143,7 @@ async def test_sender_is_told_when_its_copies_are_refused_elsewhere() -> None:
 
 async def _moved(cluster: Cluster, peer: Peer, wid: int) -> Peer:
     peer.reset()
-    await turns(40)
+    await settled(40)
     name = peer.session.login
     return await cluster.login(wid, name)
 
@@ -159,20 +159,20 @@ async def test_kept_copies_go_along_when_a_login_returns_at_another_worker() -> 
     for number in range(5):
         for sender in senders:
             sender.send(b"bob: %d\n" % number)
-        await turns(40)
+        await settled(40)
     before = bob.take()
     bob.unstick()
     bob.stick()
     bob.reset()
     bob.unstick()
-    await turns(40)
+    await settled(40)
     for sender in senders:
         sender.send(b"bob: lost\n")  # nobody is logged in under that name just now
-    await turns(40)
+    await settled(40)
     bob = await cluster.login(3, "bob")
     for sender in senders:
         sender.send(b"bob: 5\n")
-    await turns(60)
+    await settled(60)
     lines = (before + bob.take()).splitlines()
     for sender in senders:
         prefix = b"from " + sender.session.login.encode() + b": "
@@ -202,7 +202,7 @@ async def test_order_holds_when_a_recipient_moves_from_worker_to_worker_all_the_
         if step % 4 == 3:
             received += bob.take().splitlines()
             bob = await _moved(cluster, bob, step // 4 % 3 + 1)
-    await turns(100)
+    await settled(100)
     received += bob.take().splitlines()
     assert cluster.in_flight == 0
     for sender in senders:
@@ -225,23 +225,23 @@ async def test_senders_are_told_when_a_worker_dies_with_their_copies() -> None:
     bob.stick()
     for number in range(20):
         alice.send(b"bob: %d " % number + b"x" * 200 + b"\n")
-    await turns(40)
+    await settled(40)
     assert cluster.workers[1].ledger.in_flight > 0
     cluster.kill(2)
-    await turns(40)
+    await settled(40)
     ledger = cluster.workers[1].ledger
     assert ledger.refused["worker_lost"] > 0
     assert ledger.in_flight == 0
     assert b"worker lost" in alice.take()
     alice.send(b"eve: still here\n")
-    await turns(40)
+    await settled(40)
     assert eve.take() == b"from alice: still here\n"
     cluster.add(1)
     cluster.tell()
-    await turns(40)
+    await settled(40)
     again = await cluster.login(3, "bob")
     alice.send(b"bob: welcome\n")
-    await turns(40)
+    await settled(40)
     assert again.take() == b"from alice: welcome\n"
     assert cluster.in_flight == 0
     await cluster.close()
@@ -256,15 +256,15 @@ async def test_claims_wait_when_their_owner_is_dead() -> None:
     first = {name: await cluster.login(1, name) for name in names[:10]}
     cluster.kill(2)
     cluster.tell()
-    await turns(40)
+    await settled(40)
     waiting = {name: cluster.workers[1].connect() for name in names}
     for name, peer in waiting.items():
         peer.send(f"{name}\n{name}: hi\n".encode())
-    await turns(40)
+    await settled(40)
     assert sum(peer.connection.session is None and not peer.take() for peer in waiting.values()) > 0
     cluster.add(1)
     cluster.tell()
-    await turns(60)
+    await settled(60)
     for name, peer in waiting.items():
         if name in first:
             assert peer.connection.session is None
@@ -288,10 +288,10 @@ async def test_link_breaks_like_any_writer_when_the_other_worker_hangs() -> None
     pipe.is_stuck = True
     for _ in range(8):
         alice.send((b"bob: " + b"x" * 1000 + b"\n") * 12)
-        await turns(40)
+        await settled(40)
     assert not alice.is_read
     eve.send(b"dan: hi\n")
-    await turns(40)
+    await settled(40)
     assert dan.take() == b"from eve: hi\n"
     await passed(20)
     assert alice.is_read
@@ -300,7 +300,7 @@ async def test_link_breaks_like_any_writer_when_the_other_worker_hangs() -> None
     await passed(20)
     assert bob.take().count(b"\n") > 0
     alice.send(b"bob: again\n")
-    await turns(60)
+    await settled(60)
     assert bob.take().endswith(b"from alice: again\n")
     assert cluster.in_flight == 0
     await cluster.close()
@@ -344,13 +344,13 @@ async def test_worker_is_dialled_once_when_it_takes_its_time_to_greet() -> None:
     cast("Any", loop).create_unix_connection = connect
     members = [Member(0, 3, is_leaving=False), Member(1, 2, is_leaving=False)]
     bus.set_members(members)
-    await turns()
+    await settled()
     bus.set_members(members)
-    await turns()
+    await settled()
     assert len(made) == 1
     bus.on_lost(made[0], "it never greeted")
     bus.set_members(members)
-    await turns()
+    await settled()
     assert len(made) == 2
 
 
@@ -364,7 +364,7 @@ async def test_whole_read_crosses_when_it_is_larger_than_a_frame(size: int) -> N
     lines = [b"%07d" % number + b"x" * size for number in range(1_000_000 // (size + 13))]
     alice.send(b"".join(b"bob: " + line + b"\n" for line in lines))
     for _ in range(50):
-        await turns(40)
+        await settled(40)
     assert bob.take() == b"".join(b"from alice: " + line + b"\n" for line in lines)
     assert cluster.in_flight == 0
     await cluster.close()
