@@ -6,7 +6,7 @@ CONFIG ?= configs/gateway.toml
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all lint types tests bench bench-quick bench-guard bench-reliability stress fuzz clean
+.PHONY: help run test test-all lint types tests bench bench-quick bench-guard bench-workers bench-reliability stress chaos fuzz clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -42,6 +42,9 @@ bench: $(BIN)/.installed ## the scenarios of bench/ against the gateway and a ba
 bench-quick: $(BIN)/.installed ## the same in under a minute
 	$(BIN)/python -m bench --quick $(BENCH_ARGS)
 
+bench-workers: $(BIN)/.installed ## two workers beside one: processor time, latency, memory; BENCH_ARGS=--curve for 1, 2, 4
+	$(BIN)/python -m bench.workers $(BENCH_ARGS)
+
 bench-guard: $(BIN)/.installed ## fail if a message costs much more than it did, compared with the baseline
 	$(BIN)/python -m bench.guard
 
@@ -66,6 +69,10 @@ FUZZ_SECONDS ?= 60
 
 stress: $(BIN)/.installed ## a self-checking run of clients that stall, vanish and return: SEED=n
 	$(BIN)/python -m bench.stress --seed $(SEED) --seconds $(STRESS_SECONDS)
+
+CHAOS_SECONDS ?= 60
+chaos: $(BIN)/.installed ## workers are killed and stopped under load for CHAOS_SECONDS, every message accounted for: SEED=n
+	$(BIN)/python -m bench.chaos --seed $(SEED) --seconds $(CHAOS_SECONDS)
 
 $(BIN)/.installed-fuzz: $(BIN)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary atheris -c constraints.txt -e '.[fuzz]'

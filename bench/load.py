@@ -1,4 +1,7 @@
-"""Load generator: holds both ends of every conversation of the line protocol in one process, one thread.
+"""Load generator: holds both ends of every conversation in one process, one thread.
+
+Speaks the line protocol or, with --proto, those of Redis and NATS, where the receivers of a line share a
+subject.
 
 Closed loop (--window): each sender keeps a number of lines in flight. Open loop (--rate): lines are sent
 when they are due, whatever the server does, and latency counts from the time a line was DUE, so a stalled
@@ -11,6 +14,9 @@ received is compared with what must come next, so a loss, a double or a change o
 The generator is honest about itself: `cpu_share` is its own processor time, `late_*_us` is how long after
 its due time a line was sent (closed loop: after the turn in which its window opened began), and
 `generator_limited` says that one of them was so high that the figures describe it and not the server.
+
+With the gateway's log (--log) it knows at which worker each session lives, and makes conversations of which a
+given share (--cross) is between two workers; sessions that no conversation needs are closed before it begins.
 
 Prints "settled" when all connections are logged in, then, at the end, one JSON object. It ends by itself.
 """
@@ -27,16 +33,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.fairness import jain_index
-from bench.histogram import Histogram
+from bench.histogram import CURVE, Histogram
 from bench.login import LoginError, open_sessions, raise_file_limit
 from bench.options import LoadOptions, parse_options
-from bench.peers import ReadBuffer, Receiver, Sender
+from bench.peers import ReadBuffer, Receiver, Sender, hear_idle
+from bench.placement import Places, open_placed, plan_places
+from bench.protocols import DIALECTS, SUBSCRIBED
 from bench.schedule import OpenLoop
+from bench.subscribe import open_subscribed, subjects
 from bench.wire import Script, payloads
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from bench.placement import Session
+    from bench.report import Figures
 
 _WARM_UP = 0.2  # share of the run that is not counted
 _MIN_PERIOD = 64
@@ -55,11 +67,13 @@ def is_generator_limited(cpu_share: float, late_p99_us: float, p99_us: float) ->
 class Generator:
     """One load over connections that are logged in; created, run and closed by `main`, in one thread."""
 
-    def __init__(self, options: LoadOptions, poll: select.epoll, socks: list[socket.socket]) -> None:
+    def __init__(self, options: LoadOptions, poll: select.epoll, sessions: Sequence[Session]) -> None:
         self._options = options
-        self._socks = socks
+        self._dialect = DIALECTS[options.proto]
+        # of senders, then of receivers by sender, then idle ones
+        self._socks = [sock for _, sock in sessions]
         # descriptors stay known after a loss, so that an event of the same turn finds its socket
-        self._socks_by_fd = {sock.fileno(): sock for sock in socks}
+        self._socks_by_fd = {sock.fileno(): sock for sock in self._socks}
         # the end of a conversation that a descriptor is; None for an idle one
         self._peers: dict[int, Sender | Receiver | None] = dict.fromkeys(self._socks_by_fd)
         # every socket is registered for reading already
@@ -69,7 +83,7 @@ class Generator:
         self._schedule: OpenLoop | None = None
         self._senders: list[Sender] = []
         self._receivers: list[Receiver] = []
-        self._build()
+        self._build([name for name, _ in sessions])
         # senders that may send, in a closed loop
         self._freed = set(self._senders)
         # latency of copies due after the warm-up
@@ -85,21 +99,21 @@ class Generator:
         # messages due before this are not counted
         self._since_s = 0.0
 
-    def _build(self) -> None:
-        options = self._options
+    def _build(self, names: list[str]) -> None:
+        options, dialect = self._options, self._dialect
         period = _MIN_PERIOD
         while not options.rate_per_s and period < 2 * options.window:
             period *= 2
         texts = payloads(period, *options.size)
-        names = session_names(options)
         for i in range(options.pairs):
             first = options.pairs + i * options.fanout
             group = range(first, first + options.fanout)
-            head = ",".join(names[k] for k in group) + ": "
-            sender = Sender(self._socks[i], Script(head.encode(), texts), options.fanout)
-            wanted = Script(f"from {names[i]}: ".encode(), texts)
+            to = [names[k] for k in group]
+            sent = Script(b"", [dialect.sent(to, text) for text in texts], b"")
+            wanted = Script(b"", [dialect.received(names[i], to, text) for text in texts], b"")
+            sender = Sender(self._socks[i], sent, options.fanout, dialect)
             self._senders.append(sender)
-            self._receivers += [Receiver(self._socks[k], wanted, sender) for k in group]
+            self._receivers += [Receiver(self._socks[k], wanted, sender, dialect) for k in group]
         self._peers.update((sender.sock.fileno(), sender) for sender in self._senders)
         self._peers.update((receiver.sock.fileno(), receiver) for receiver in self._receivers)
 
@@ -108,7 +122,7 @@ class Generator:
         for sock in self._socks:
             sock.close()
 
-    def run(self) -> dict[str, float | bool]:
+    def run(self) -> Figures:
         """Send for the time asked, wait for what is in flight, and return the figures."""
         options = self._options
         begun_s, cpu_begun_s = time.perf_counter(), time.process_time()
@@ -184,7 +198,7 @@ class Generator:
             self._delivered += lines
             self._freed.add(peer.sender)
         elif peer is None:
-            self._buffer.read(self._socks_by_fd[fd])
+            hear_idle(self._socks_by_fd[fd], self._buffer, self._dialect)
         else:
             if mask & ~select.EPOLLOUT:
                 peer.on_readable(self._buffer)
@@ -213,7 +227,7 @@ class Generator:
         """Copies that were due so far."""
         return sum(sender.queued * sender.fanout for sender in self._senders)
 
-    def _figures(self, cpu_share: float) -> dict[str, float | bool]:
+    def _figures(self, cpu_share: float) -> Figures:
         latencies, lateness = self._latencies, self._lateness
         late_p99_us, p99_us = lateness.quantile_us(0.99), latencies.quantile_us(0.99)
         expected = [receiver.expected for receiver in self._receivers]
@@ -222,6 +236,7 @@ class Generator:
             "p99_us": round(p99_us, 1),
             "p999_us": round(latencies.quantile_us(0.999), 1),
             "max_us": round(latencies.max_s * 1e6, 1),
+            "curve_us": [round(latencies.quantile_us(q), 1) for q in CURVE],
             "delivered": self._delivered,
             "undelivered": sum(sender.in_flight for sender in self._senders),
             "unsent": self._unsent,
@@ -242,21 +257,36 @@ def session_names(options: LoadOptions) -> list[str]:
     """Logins of all connections: senders, then receivers by sender, then idle ones."""
     receivers = options.pairs * options.fanout
     counts = {"s": options.pairs, "r": receivers, "i": options.idle}
-    return [f"{kind}{i}" for kind, count in counts.items() for i in range(count)]
+    return [f"{options.tag}{kind}{i}" for kind, count in counts.items() for i in range(count)]
 
 
-def run_load(options: LoadOptions, on_settled: Callable[[], None]) -> dict[str, float | bool]:
+def _open(options: LoadOptions, poll: select.epoll) -> list[Session]:
+    address = (options.host, options.port)
+    if options.log:
+        with Places(Path(options.log)) as places:
+            wanted = plan_places(options.pairs, options.fanout, options.cross, places.workers)
+            return open_placed(poll, address, options.tag, wanted, places)
+    names = session_names(options)
+    if options.proto in SUBSCRIBED:
+        wanted_subjects = subjects(names, options.pairs, options.fanout)
+        socks = open_subscribed(poll, address, SUBSCRIBED[options.proto], wanted_subjects)
+        return list(zip(names, socks, strict=True))
+    return list(zip(names, open_sessions(poll, address, names), strict=True))
+
+
+def run_load(options: LoadOptions, on_settled: Callable[[], None]) -> Figures:
     """Log all connections in, call `on_settled`, run the load, and return its figures.
 
     Raises:
-        LoginError: a connection could not be opened or did not prove its login.
+        LoginError: a connection could not be opened or did not prove its login, or the share of conversations
+            between workers cannot be made.
     """
-    raise_file_limit(options.connections)
+    raise_file_limit(options.connections * (2 if options.log else 1))  # some are opened to find places for
     with select.epoll() as poll:  # opened before the sockets: `select` takes low descriptors only
         begun_s = time.perf_counter()
-        socks = open_sessions(poll, (options.host, options.port), session_names(options))
-        connect_per_s = round(len(socks) / (time.perf_counter() - begun_s), 1)
-        generator = Generator(options, poll, socks)
+        sessions = _open(options, poll)
+        connect_per_s = round(len(sessions) / (time.perf_counter() - begun_s), 1)
+        generator = Generator(options, poll, sessions)
         gc.collect()
         gc.disable()  # nothing here makes cycles, and a collection would look like a slow server
         try:
@@ -277,8 +307,14 @@ def main() -> int:
     """Entry of `python -m bench.load`; status 1 if the connections could not be made."""
     options = parse_options("python -m bench.load", (__doc__ or "").strip())
     _wake_on_time()
+
+    def on_settled() -> None:
+        print("settled", flush=True)
+        if options.hold:
+            sys.stdin.readline()
+
     try:
-        print(json.dumps(run_load(options, lambda: print("settled", flush=True))))
+        print(json.dumps(run_load(options, on_settled)))
     except LoginError as error:
         print(f"bench.load: {error}", file=sys.stderr)
         return 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass, fields
 
+from bench.protocols import DIALECTS
+
 MAX_CONNECTIONS = 28_000  # local ports of one source address on Linux by default
 MAX_SECONDS = 600.0
 MAX_WINDOW = 4096  # bounds the memory of the prepared texts
@@ -24,6 +26,11 @@ class LoadOptions:
     drain_s: float = 5.0
     host: str = "127.0.0.1"
     port: int = 0
+    log: str = ""
+    cross: float = 0.0
+    tag: str = ""
+    hold: int = 0
+    proto: str = "line"
 
     def __post_init__(self) -> None:
         checks = {
@@ -32,6 +39,11 @@ class LoadOptions:
             "rate, idle and drain are not negative": min(self.rate_per_s, self.idle, self.drain_s) >= 0,
             f"seconds is above 0 and at most {MAX_SECONDS:g}": 0 < self.seconds <= MAX_SECONDS,
             "size is B or LOW-HIGH, from 4 to 16000": 4 <= self.size[0] <= self.size[1] <= 16_000,
+            "cross is from 0 to 1": 0 <= self.cross <= 1,
+            "cross needs the gateway's log": not self.cross or bool(self.log),
+            f"proto is one of {', '.join(DIALECTS)}": self.proto in DIALECTS,
+            "log is the gateway's, which speaks line": not self.log or self.proto == "line",
+            "no idle with log: they live where the kernel puts them": not (self.idle and self.log),
             f"at most {MAX_CONNECTIONS} connections in all": self.connections <= MAX_CONNECTIONS,
         }
         wrong = [text for text, holds in checks.items() if not holds]
@@ -48,6 +60,7 @@ class LoadOptions:
         pace = f"rate {self.rate_per_s:g}/s" if self.rate_per_s else f"window {self.window}"
         size = "-".join(str(n) for n in sorted(set(self.size)))
         extra = [f"fanout {self.fanout}"] * (self.fanout > 1) + [f"{self.idle} idle"] * (self.idle > 0)
+        extra += [f"{100 * self.cross:g} % between workers"] * bool(self.log)
         pairs = "1 pair" if self.pairs == 1 else f"{self.pairs} pairs"
         return ", ".join([pairs, pace, f"{size} bytes", *extra])
 
@@ -73,6 +86,11 @@ _HELP = {
     "drain_s": "how long to wait at most for what is in flight at the end",
     "host": "address of the server",
     "port": "port of the server",
+    "log": "the gateway's log as JSON lines, so far; it says at which worker each session lives",
+    "cross": "share of the conversations that are between two workers, 0 to 1; needs --log",
+    "tag": "what all logins begin with, so that several generators can load one gateway",
+    "proto": f"what the server speaks: {', '.join(DIALECTS)}",
+    "hold": "1 to wait for a line on standard input before the load begins",
 }
 
 
@@ -89,7 +107,7 @@ def parse_options(prog: str, description: str, argv: list[str] | None = None) ->
         flag = f"--{_FLAGS.get(field.name, field.name)}"
         default = field.default
         kind = _size if isinstance(default, tuple) else type(default)
-        shown = default[0] if isinstance(default, tuple) else default
+        shown = default[0] if isinstance(default, tuple) else "none" if default == "" else default
         needed = field.name == "port"
         text = _HELP[field.name] if needed else f"{_HELP[field.name]} (default {shown})"
         parser.add_argument(

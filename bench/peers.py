@@ -7,14 +7,37 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bench.protocols import LINE
 from bench.schedule import Arrivals, BurstLog
 from bench.wire import Expected, Script
 
 if TYPE_CHECKING:
     import socket
 
+    from bench.protocols import Dialect
+
 _READ_BYTES = 256 * 1024
 _SEND_BYTES = 64 * 1024  # one call; a socket that takes more is served again in the same turn
+_MAX_TAIL_BYTES = 1 << 16  # a server that never ends its line must not fill the generator's memory
+
+
+def answer(sock: socket.socket, owed: bytes) -> bytes:
+    """Send answers of a few bytes, and return what the kernel did not take: all or nothing of so little."""
+    try:
+        return owed[sock.send(owed) :]
+    except BlockingIOError:
+        return owed
+
+
+def hear_idle(sock: socket.socket, buffer: ReadBuffer, dialect: Dialect) -> None:
+    """Read what an idle session is told, and answer questions about its connection.
+
+    Raises:
+        ConnectionError: the server closed or reset the connection.
+    """
+    frames, _ = dialect.cut(bytes(buffer.read(sock)))
+    if owed := b"".join(dialect.answer(frame) or b"" for frame in frames):
+        answer(sock, owed)
 
 
 class ReadBuffer:
@@ -45,11 +68,18 @@ class Sender:
     """The sending end of one conversation; created and closed by the generator."""
 
     __slots__ = (
-        "_script", "_sent_bytes", "fanout", "in_flight", "is_blocked", "log", "notices", "queued", "sock",
+        "_dialect", "_owed", "_script", "_sent_bytes", "_tail", "fanout", "in_flight", "is_blocked", "log",
+        "notices", "queued", "sock",
     )
 
-    def __init__(self, sock: socket.socket, script: Script, fanout: int) -> None:
+    def __init__(self, sock: socket.socket, script: Script, fanout: int, dialect: Dialect = LINE) -> None:
         self.sock = sock
+        # takes apart what the server says to this end
+        self._dialect = dialect
+        # answers that wait until no message is half sent
+        self._owed = b""
+        # beginning of a frame that the server has not finished
+        self._tail = b""
         # what is sent, line after line
         self._script = script
         # bytes of the script handed to the kernel so far
@@ -101,6 +131,11 @@ class Sender:
             pass
         self._sent_bytes = sent
         self.is_blocked = sent < target
+        self._answer()
+
+    def _answer(self) -> None:
+        if self._owed and not self.is_blocked:
+            self._owed = answer(self.sock, self._owed)
 
     def drop_unsent(self) -> int:
         """Forget queued lines of which no byte was sent, and return how many they were."""
@@ -111,8 +146,15 @@ class Sender:
         return dropped
 
     def on_readable(self, buffer: ReadBuffer) -> None:
-        """Count what the server says to a sender: nothing but notices is expected."""
-        self.notices += bytes(buffer.read(self.sock)).count(b"\n")
+        """Count what the server says to a sender, and answer questions about the connection."""
+        frames, self._tail = self._dialect.cut(self._tail + bytes(buffer.read(self.sock)))
+        answers = [self._dialect.answer(frame) for frame in frames]
+        self.notices += answers.count(None)
+        self._owed += b"".join(filter(None, answers))
+        if len(self._tail) > _MAX_TAIL_BYTES:
+            self._tail = b""
+            self.notices += 1
+        self._answer()
 
 
 class Receiver:
@@ -120,12 +162,14 @@ class Receiver:
 
     __slots__ = ("arrivals", "expected", "sender", "sock")
 
-    def __init__(self, sock: socket.socket, script: Script, sender: Sender) -> None:
+    def __init__(
+        self, sock: socket.socket, script: Script, sender: Sender, dialect: Dialect = LINE
+    ) -> None:
         self.sock = sock
         # who sends to it
         self.sender = sender
         # checks and counts what arrives
-        self.expected = Expected(script)
+        self.expected = Expected(script, dialect)
         # turns counts into latencies
         self.arrivals = Arrivals(sender.log)
 
@@ -137,4 +181,6 @@ class Receiver:
         """
         lines = self.expected.feed(buffer.read(self.sock))
         self.sender.in_flight -= lines
+        if self.expected.owed:
+            self.expected.owed = answer(self.sock, self.expected.owed)
         return lines

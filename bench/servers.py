@@ -10,6 +10,7 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,20 +21,30 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import IO
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _READY_TIMEOUT_S = 20.0
+_CONNECT_TIMEOUT_S = 1.0
+_RETRY_S = 0.02
 _STOP_TIMEOUT_S = 15.0  # above the gateway's own drain timeout
 _KEPT_LINES = 20  # of the server's output, to explain a failure
 
 GATEWAY = "gateway"
 BASELINE = "streams"
-_SERVE = "-m chat_gateway serve --listen line://127.0.0.1:0 --workers 1 --log-format json"
+_SERVE = "-m chat_gateway serve --listen line://127.0.0.1:0 --log-format json --workers"
+
+
+def gateway_command(workers: int, settings: Iterable[str] = ()) -> list[str]:
+    """Starts a gateway; `settings` are key=value."""
+    changed = [argument for setting in settings for argument in ("--set", setting)]
+    return [sys.executable, *_SERVE.split(), str(workers), *changed]
+
+
 COMMANDS = {
-    GATEWAY: [sys.executable, *_SERVE.split()],
+    GATEWAY: gateway_command(1),
     BASELINE: [sys.executable, "-m", "bench.streams_server"],
 }
 
@@ -60,12 +71,21 @@ class Server:
     Args:
         command: starts it.
         on_line: told each line of its output, in that thread.
+        address: where it was told to listen, for one that does not say so when it is ready.
     """
 
-    def __init__(self, command: list[str], on_line: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        on_line: Callable[[str], None] | None = None,
+        *,
+        address: tuple[str, int] | None = None,
+    ) -> None:
         self._on_line = on_line
         # where it listens
-        self.address = ("", 0)
+        self.address = address or ("", 0)
+        # whether it says itself where it listens
+        self._is_told = address is None
         # exit status once stopped; negative if it had to be killed
         self.exit_status: int | None = None
         self._last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
@@ -84,16 +104,29 @@ class Server:
         Raises:
             ServerError: it ended or said nothing for 20 s.
         """
-        with contextlib.suppress(queue.Empty):
-            address = self._ready.get(timeout=_READY_TIMEOUT_S)
-            if address is not None:
-                self.address = address
-                return self
+        if self._hear_address() if self._is_told else self._reach_address():
+            return self
         self.stop()
         raise ServerError("the server did not start:\n" + "".join(self._last_lines))
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def _hear_address(self) -> bool:
+        with contextlib.suppress(queue.Empty):
+            address = self._ready.get(timeout=_READY_TIMEOUT_S)
+            if address is not None:
+                self.address = address
+                return True
+        return False
+
+    def _reach_address(self) -> bool:
+        deadline_s = time.monotonic() + _READY_TIMEOUT_S
+        while time.monotonic() < deadline_s and self._process.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(self.address, _CONNECT_TIMEOUT_S):
+                return True
+            time.sleep(_RETRY_S)
+        return False
 
     def _drain(self, output: IO[str]) -> None:
         found = False
@@ -121,12 +154,17 @@ class Server:
         if process.stdout is not None:
             process.stdout.close()
 
+    @property
+    def pid(self) -> int:
+        """Its process, whose number is also that of its session and of its process group."""
+        return self._process.pid
+
     def cpu_s(self) -> float:
         """Processor seconds, user and system, of the server and its descendants so far."""
         return sum(map(_cpu_s, _tree(self._process.pid)))
 
     def pss_kib(self) -> int:
-        """Proportional memory of the server and its descendants in KiB."""
+        """Proportional memory of the server and its descendants in KiB; resident where that is not told."""
         return sum(map(_pss_kib, _tree(self._process.pid)))
 
     def resident_bytes(self) -> int:
@@ -147,6 +185,14 @@ class Server:
             before = now
             time.sleep(0.1)
         return before
+
+
+def machine_cpu_s() -> float:
+    """Processor time of the whole machine that was not idle, what was stolen from it included."""
+    user, nice, system, _idle, _wait, irq, softirq, steal = map(
+        int, Path("/proc/stat").read_text().split(maxsplit=9)[1:9]
+    )
+    return (user + nice + system + irq + softirq + steal) / _TICKS_PER_S
 
 
 def _tree(pid: int) -> list[int]:
@@ -170,7 +216,7 @@ def _pss_kib(pid: int) -> int:
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
-        return 0
+        return _resident_bytes(pid) // 1024
     return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 

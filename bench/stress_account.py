@@ -5,7 +5,7 @@ clients, in their one event loop; knows no sockets and no clock.
 
 What must hold, for the copies of one session to one recipient:
  1. none arrives twice, changed, at somebody else, or after a later one;
- 2. no more arrive and are reported as refused than were sent;
+ 2. no more arrive and are reported as refused than were sent, but for those whose worker died;
  3. if the session ended in order: sent = received + reported, but for what a recipient that broke off had
     under way to it, which is bounded by the buffers between;
  4. if it broke off: of its lines to one steady recipient each, the gateway has delivered all up to some
@@ -17,6 +17,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence, Set
 
 __all__ = ["Account", "Line", "SentSession"]
 
@@ -25,6 +29,7 @@ _MAX_TOLD = 30
 _NOTICE = re.compile(rb"! (\S+) (?:(\S+): )?(?:(\d+) (?:messages?|lines?), )?")
 _TEXT = re.compile(rb"(\d+)\.(\d+) ")
 _OF_COPIES = ("refused", "unknown-recipient")
+_UNCERTAIN = "worker lost"  # the reason of a refusal that says nothing of whether it arrived
 
 
 @dataclass(slots=True)
@@ -47,7 +52,9 @@ class SentSession:
     lines: list[Line] = field(default_factory=list)
     rejected: Counter[str] = field(default_factory=Counter)  # lines that must be rejected, by machine word
     told: Counter[tuple[str, str]] = field(default_factory=Counter)  # by machine word and name
+    reasons: Counter[tuple[str, str]] = field(default_factory=Counter)  # the same by name and reason
     is_in: bool = False  # its login was proved
+    in_s: float | None = None  # when its client knew
     is_complete: bool = False  # it ended in order, so all of its lines were taken and all Notices arrived
     ended_s: float | None = None
 
@@ -126,6 +133,18 @@ class Account:
             return
         self._receive_message(session.login, head[5:].decode(), int(found[1]), int(found[2]), text)
 
+    def receive_half(self, session: SentSession, tail: bytes) -> None:
+        """A session that its client ended in order had received this much of a line at its end."""
+        self.fault(f"{session.login} (session {session.number}) received half a line: {tail[:60]!r}")
+
+    def arrived(self, session: SentSession, name: str) -> Set[int]:
+        """The numbers of those lines of a session that this login received."""
+        return self._arrived.get((session.number, name), frozenset())
+
+    def broken_s(self, login: str) -> Sequence[float]:
+        """When connections of this login broke off."""
+        return self._broken_s.get(login, ())
+
     def break_off(self, login: str, at_s: float) -> None:
         """A connection of this login ended without all that was sent to it having been read."""
         self._broken_s.setdefault(login, []).append(at_s)
@@ -135,7 +154,9 @@ class Account:
         if found is None:
             self.fault(f"{session.login} received a Notice of no known form: {line[:80]!r}")
             return
-        session.told[found[1].decode(), (found[2] or b"").decode()] += int(found[3] or 1)
+        word, name, count = found[1].decode(), (found[2] or b"").decode(), int(found[3] or 1)
+        session.told[word, name] += count
+        session.reasons[name, line[found.end() :].decode()] += count
 
     def _receive_message(self, login: str, sender: str, number: int, index: int, text: bytes) -> None:
         self.received_total += 1
@@ -174,7 +195,7 @@ class Account:
                     continue
                 if unnamed >= missing:
                     unnamed -= missing
-                elif self._broke_off_since(name, session.began_s):
+                elif self._may_be_lost(session, name, missing):
                     self.lost_under_way += missing
                     unexplained_bytes[name] += self._bytes_of_missing(session, name, missing)
                 else:
@@ -194,27 +215,30 @@ class Account:
 
     def _missing(self, session: SentSession, name: str, copies: int) -> int:
         """Copies without an outcome that anybody knows of."""
-        missing = copies - len(self._arrived.get((session.number, name), ())) - session.refused(name)
-        if missing < 0:
+        missing = copies - len(self.arrived(session, name)) - session.refused(name)
+        too_many = -missing - session.reasons[name, _UNCERTAIN] - session.reasons["", _UNCERTAIN]
+        if too_many > 0:
             self.fault(
-                f"{-missing} copies from {session.login} (session {session.number}) to {name} were both "
+                f"{too_many} copies from {session.login} (session {session.number}) to {name} were both "
                 "received and reported as refused"
             )
         return max(missing, 0)
 
-    def _broke_off_since(self, name: str, began_s: float) -> bool:
-        return any(at_s >= began_s for at_s in self._broken_s.get(name, ()))
+    def _may_be_lost(self, session: SentSession, name: str, missing: int) -> bool:
+        """Whether so many copies can have been under way to a connection that broke off."""
+        del missing
+        return any(at_s >= session.began_s for at_s in self.broken_s(name))
 
     def _bytes_of_missing(self, session: SentSession, name: str, missing: int) -> int:
         """At least so many bytes are in that many of the lines that did not arrive."""
-        arrived = self._arrived.get((session.number, name), ())
+        arrived = self.arrived(session, name)
         lines = enumerate(session.lines)
         sizes = sorted(one.size for i, one in lines if name in one.recipients and i not in arrived)
         return sum(sizes[:missing])
 
     def _details(self, session: SentSession, name: str) -> str:
         """What helps to find a lost copy."""
-        arrived = self._arrived.get((session.number, name), ())
+        arrived = self.arrived(session, name)
         lines = [(i, line) for i, line in enumerate(session.lines) if name in line.recipients]
         gone = [f"{i} (at {line.at_s:.3f} s)" for i, line in lines if i not in arrived]
         told = {word: count for (word, of), count in session.told.items() if of == name}
@@ -243,7 +267,7 @@ class Account:
             name = line.recipients[0]
             if len(set(line.recipients)) > 1 or name not in self._steady:
                 continue
-            if index not in self._arrived.get((session.number, name), ()):
+            if index not in self.arrived(session, name):
                 first_missing = index if first_missing is None else first_missing
             elif first_missing is not None:
                 self.fault(

@@ -15,18 +15,17 @@ if TYPE_CHECKING:
     from bench.stress_account import Account, SentSession
     from bench.stress_plan import Kind, Member
 
-__all__ = ["Client"]
+__all__ = ["Client", "Link"]
 
 _BUFFER_BYTES = 16_384  # of the kernel, each way: small, so that pressure is felt soon
 _LATE_S = 1.0  # what should have been said so long ago is left out
 _LEAVE_TIMEOUT_S = 20.0  # until the gateway has closed; its copies may wait for stuck recipients
-_RETURN_TIMEOUT_S = 10.0  # until a login that was left is free again
 _RETRY_S = 0.1  # between attempts to log in
 _CUT_S = 0.002  # between the parts of what is written in parts
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close at once
 
 
-class _Link(asyncio.Protocol):
+class Link(asyncio.Protocol):
     """One connection; made by its client, over when `closed` is done."""
 
     def __init__(self, account: Account, session: SentSession) -> None:
@@ -76,7 +75,7 @@ class _Link(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Over, in whatever way."""
         if self._tail and self.is_leaving and self.is_ended:
-            self._account.fault(f"{self.session.login} received half a line: {self._tail[:60]!r}")
+            self._account.receive_half(self.session, self._tail)
         self._settle()
         self.closed.set_result(exc)
 
@@ -95,6 +94,8 @@ class Client:
         clock: seconds since the beginning of the run.
     """
 
+    return_timeout_s = 10.0  # until a login that was left must be free again
+
     def __init__(
         self, member: Member, address: tuple[str, int], account: Account, clock: Callable[[], float]
     ) -> None:
@@ -108,7 +109,7 @@ class Client:
         self._address = address
         self._account = account
         self._clock = clock
-        self._link: _Link | None = None
+        self._link: Link | None = None
         self._resume_timer: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
@@ -122,13 +123,16 @@ class Client:
             "return": self._return,
         }
         for action in self._member.actions:
-            await asyncio.sleep(max(action.at_s - self._clock(), 0.0))
+            await self._wait_until(action.at_s)
             await steps[action.kind](action)
             self.done[action.kind] = self.done.get(action.kind, 0) + 1
 
     async def finish(self) -> None:
         """Read on, leave in order and wait for the end of the connection."""
         await self._leave(Action(self._clock(), "leave"))
+
+    async def _wait_until(self, at_s: float) -> None:
+        await asyncio.sleep(max(at_s - self._clock(), 0.0))
 
     async def _send(self, action: Action) -> None:
         link = await self._usable(action)
@@ -194,7 +198,8 @@ class Client:
         if not link.closed.done():
             if action.way == "cut line":
                 link.transport.write(b"steady0: this line has no end")
-            if action.way != "close":
+            # In order, what was cut off within a line would count as a line that was said.
+            if action.way != "close" or link.transport.get_write_buffer_size():
                 sock = link.transport.get_extra_info("socket")
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             link.transport.abort()
@@ -207,15 +212,16 @@ class Client:
         while self._link is None:
             link = await self._connect()
             if link.session.is_in:
+                link.session.in_s = self._clock()
                 self._link = link
                 break
-            if self._clock() - begun_s > _RETURN_TIMEOUT_S:
-                self._account.fault(f"{self._member.login} got no login for {_RETURN_TIMEOUT_S} s")
+            if self._clock() - begun_s > self.return_timeout_s:
+                self._account.fault(f"{self._member.login} got no login for {self.return_timeout_s} s")
                 return
             await asyncio.sleep(_RETRY_S)
         self.slowest_return_s = max(self.slowest_return_s, self._clock() - begun_s)
 
-    async def _connect(self) -> _Link:
+    async def _connect(self) -> Link:
         login = self._member.login
         session = self._account.begin(login, self._clock())
         sock = socket.socket()
@@ -224,21 +230,21 @@ class Client:
         sock.setblocking(False)
         loop = asyncio.get_running_loop()
         await loop.sock_connect(sock, self._address)
-        _, link = await loop.create_connection(lambda: _Link(self._account, session), sock=sock)
+        _, link = await loop.create_connection(lambda: Link(self._account, session), sock=sock)
         line = self._account.send(session, (login,), 0, self._clock())
         link.proof = b"from " + login.encode() + b": " + line.partition(b": ")[2][:-1]
         link.transport.write(login.encode() + b"\n" + line)
         try:
-            await asyncio.wait_for(asyncio.shield(link.settled), _RETURN_TIMEOUT_S)
+            await asyncio.wait_for(asyncio.shield(link.settled), self.return_timeout_s)
         except TimeoutError:
-            self._account.fault(f"{login} heard nothing of its login for {_RETURN_TIMEOUT_S} s")
+            self._account.fault(f"{login} heard nothing of its login for {self.return_timeout_s} s")
         if not session.is_in:
             link.transport.abort()
             await link.closed
             session.ended_s = self._clock()
         return link
 
-    async def _usable(self, action: Action) -> _Link | None:
+    async def _usable(self, action: Action) -> Link | None:
         """The connection if it takes more now; a client that was closed by the gateway returns first."""
         link = self._link
         if link is not None and link.closed.done():
@@ -250,7 +256,7 @@ class Client:
             return None
         return link
 
-    def _note_end(self, link: _Link) -> None:
+    def _note_end(self, link: Link) -> None:
         """The connection is over: was all of it heard, and was it ours to end?"""
         self._link = None
         session = link.session

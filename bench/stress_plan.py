@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Action", "Kind", "Manners", "Member", "make_plan"]
+__all__ = ["Action", "Kind", "Manners", "Member", "Weights", "make_plan"]
 
 Kind = Literal["send", "garbage", "stall", "leave", "vanish", "return"]
 Manners = Literal["steady", "polite", "rude"]
+Weights = dict[Manners, dict[Kind, int]]  # how often each manners do what
 
 _STRANGERS = ("nobody1", "nobody2")  # never logged in
 _SHORT_STALL_S = (0.05, 0.4)
@@ -20,7 +21,7 @@ _LONG_STALL_S = (1.0, 5.0)  # up to beyond the time after which a stuck client i
 _AWAY_S = (0.0, 2.5)  # shorter and longer than the grace for those that reconnect
 _PAUSE_S = (0.02, 0.5)  # between two actions
 _POPULAR = 3  # rude clients that everybody writes to, so that they are under pressure
-_KINDS: dict[Manners, dict[Kind, int]] = {  # weights
+_KINDS: Weights = {
     "steady": {"send": 20, "garbage": 1},
     "polite": {"send": 20, "garbage": 1, "stall": 4, "leave": 1},
     "rude": {"send": 20, "garbage": 1, "stall": 5, "leave": 1, "vanish": 2},
@@ -52,17 +53,21 @@ class Member:
     actions: tuple[Action, ...]
 
 
-def make_plan(seed: int, seconds: float, members: int) -> list[Member]:
+def make_plan(seed: int, seconds: float, members: int, weights: Weights = _KINDS) -> list[Member]:
     """The same for the same arguments: a third of the members of each manners, each with `seconds` to do."""
     chance = random.Random(seed)
     manners: Sequence[Manners] = tuple(_KINDS)
     who = [(f"{manners[i % 3]}{i // 3}", manners[i % 3]) for i in range(members)]
     logins = [login for login, _ in who]
-    return [Member(login, manner, tuple(_actions(chance, manner, logins, seconds))) for login, manner in who]
+    return [
+        Member(login, manner, tuple(_actions(chance, manner, logins, seconds, weights[manner])))
+        for login, manner in who
+    ]
 
 
-def _actions(chance: random.Random, manners: Manners, logins: list[str], seconds: float) -> list[Action]:
-    weights = _KINDS[manners]
+def _actions(
+    chance: random.Random, manners: Manners, logins: list[str], seconds: float, weights: dict[Kind, int]
+) -> list[Action]:
     popular = [login for login in logins if login.startswith("rude")][:_POPULAR]
     # some names may stand twice in a line, which is allowed and one copy
     friends = [*chance.sample(logins, 4), *popular]

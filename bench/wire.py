@@ -12,10 +12,14 @@ from bisect import bisect_left, bisect_right
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from bench.protocols import LINE
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from _typeshed import ReadableBuffer
+
+    from bench.protocols import Dialect
 
 _MAX_TAIL_BYTES = 1 << 16  # a server that never ends its line must not fill the generator's memory
 _STRIDE = 37  # odd, so that it visits every line of a period that is a power of two
@@ -33,12 +37,15 @@ def payloads(period: int, smallest: int, largest: int) -> list[bytes]:
 
 
 class Script:
-    """An endless text of lines with one period; immutable, shared by all who send or expect it."""
+    """An endless text of lines with one period; immutable, shared by all who send or expect it.
+
+    A line is a message of any dialect, given whole (`head` and `end` are empty) or as what differs in it.
+    """
 
     __slots__ = ("period", "period_bytes", "starts", "text", "view")
 
-    def __init__(self, head: bytes, texts: Sequence[bytes]) -> None:
-        lines = [head + text + b"\n" for text in texts]
+    def __init__(self, head: bytes, texts: Sequence[bytes], end: bytes = b"\n") -> None:
+        lines = [head + text + end for text in texts]
         # lines in one period
         self.period = len(lines)
         # two periods, so that any piece of up to one period is contiguous
@@ -67,10 +74,12 @@ class Expected:
     Created by the load generator for each receiver; holds no resource.
     """
 
-    __slots__ = ("_at", "_index", "_script", "_tail", "corrupt", "notices", "reordered")
+    __slots__ = ("_at", "_dialect", "_index", "_script", "_tail", "corrupt", "notices", "owed", "reordered")
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, dialect: Dialect = LINE) -> None:
         self._script = script
+        # takes a stream that differs from the script apart
+        self._dialect = dialect
         # next byte of the script that must arrive, within the first period
         self._at = 0
         # next line that must be completed, within the first period
@@ -79,10 +88,12 @@ class Expected:
         self._tail: bytes | None = None
         # lines of the script that were not the next one (lost, doubled or overtaken before them)
         self.reordered = 0
-        # lines that are neither in the script nor from the gateway itself
+        # lines that are neither in the script nor from the server itself
         self.corrupt = 0
-        # lines from the gateway itself, which begin with "! "
+        # complaints of the server itself
         self.notices = 0
+        # what the server's questions must be answered with
+        self.owed = b""
 
     def feed(self, data: ReadableBuffer) -> int:
         """Take the bytes of one read and return how many lines of the script they completed."""
@@ -108,8 +119,8 @@ class Expected:
     def _feed_by_line(self, data: bytes) -> int:
         script = self._script
         tail = script.text[script.starts[self._index] : self._at] if self._tail is None else self._tail
-        *lines, tail = (tail + data).split(b"\n")
-        done = sum(self._judge(line + b"\n") for line in lines)
+        lines, tail = self._dialect.cut(tail + data)
+        done = sum(map(self._judge, lines))
         start = script.starts[self._index]
         if script.text.startswith(tail, start):
             self._tail, self._at = None, start + len(tail)
@@ -126,8 +137,12 @@ class Expected:
         if line == script.text[script.starts[self._index] : script.starts[self._index + 1]]:
             self._index = (self._index + 1) % script.period
             return 1
-        if line.startswith(b"! "):
+        if self._dialect.is_notice(line):
             self.notices += 1
+            return 0
+        answer = self._dialect.answer(line)
+        if answer is not None:
+            self.owed += answer
             return 0
         found = self._find(line)
         if found is None:

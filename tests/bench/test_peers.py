@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bench.histogram import Histogram
-from bench.peers import ReadBuffer, Receiver, Sender
+from bench.peers import ReadBuffer, Receiver, Sender, hear_idle
+from bench.protocols import DIALECTS
 from bench.wire import Script, payloads
 
 if TYPE_CHECKING:
@@ -108,3 +109,40 @@ def test_reading_raises_when_the_server_closed(pair: tuple[socket.socket, socket
     theirs.close()
     with pytest.raises(ConnectionError):
         ReadBuffer().read(ours)
+
+
+def test_sender_answers_a_question_only_between_two_messages(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    """While a message is half sent the answer waits, and it is no notice."""
+    ours, theirs = pair
+    texts = [DIALECTS["nats"].sent(["r0"], text) for text in TEXTS]
+    script = Script(b"", texts, b"")
+    sender = Sender(ours, script, 1, DIALECTS["nats"])
+    sender.queue(100, 0.0)
+    assert sender.is_blocked
+    theirs.send(b"PI")
+    sender.on_readable(ReadBuffer())
+    theirs.send(b"NG\r\n-ERR 'slow'\r\n")
+    sender.on_readable(ReadBuffer())
+    data = read_all(theirs)
+    while sender.is_blocked:
+        sender.flush()
+        data += read_all(theirs)
+    assert data == (script.text + script.text)[: script.offset(100)] + b"PONG\r\n"
+    assert sender.notices == 1
+
+
+def test_receiver_and_idle_session_answer_a_question(pair: tuple[socket.socket, socket.socket]) -> None:
+    """A server that asks who is there is answered once by each, and no message is counted."""
+    ours, theirs = pair
+    script = Script(b"", [DIALECTS["nats"].received("s0", ["r0"], text) for text in TEXTS], b"")
+    receiver = Receiver(ours, script, Sender(ours, script, 1), DIALECTS["nats"])
+    theirs.send(b"PING\r\n")
+    assert receiver.on_readable(ReadBuffer()) == 0
+    theirs.send(script.text[:10])
+    receiver.on_readable(ReadBuffer())
+    assert read_all(theirs) == b"PONG\r\n"
+    theirs.send(b"PING\r\n")
+    hear_idle(ours, ReadBuffer(), DIALECTS["nats"])
+    assert read_all(theirs) == b"PONG\r\n"

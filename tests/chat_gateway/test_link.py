@@ -131,6 +131,23 @@ async def test_link_delivers_what_frames_carry_when_reads_cut_them_anywhere(size
     await cluster.close()
 
 
+@virtual_time
+async def test_link_ends_when_its_outbox_is_given_up() -> None:
+    """One that would refuse everything from then on is worse than none, which is noticed."""
+    cluster = Cluster(3)
+    await cluster.start()
+    alice, _ = await cluster.login(1, "alice"), await cluster.login(2, "bob")
+    outbox = cluster.pipes[1, 2].link.outbox
+    assert outbox is not None
+    outbox.evict()
+    await settled(40)
+    alice.send(b"bob: hi\n")
+    await settled(40)
+    assert alice.take() == b"! unknown-recipient bob: not logged in\n"
+    assert [len(cluster.bus(wid).links) for wid in (1, 2, 3)] == [1, 1, 2]
+    await cluster.close()
+
+
 # Reports.
 
 
