@@ -199,7 +199,7 @@ class Link(asyncio.Protocol):
         self.give_up("the link failed")
 
     def evict(self) -> None:
-        """See `Owner`: the supervisor has long killed a worker that hangs, unless it is to wait for longer."""
+        """See `Owner`: the supervisor has long killed a worker that hangs, unless it is to wait longer."""
         self.give_up("it took nothing for too long")
 
     # What crossings and arrivals call.
