@@ -190,7 +190,10 @@ class Crew:
         self._epoch += 1
         members = [(one.slot, one.wid, one.is_leaving) for one in there]
         for worker in there:
-            worker.send(Members(self._epoch, members))
+            # One that has drained ends any moment: to write to a link that it has closed is an error, which
+            # ends our side too, with what it said last and we have not read.
+            if not worker.drained.is_set():
+                worker.send(Members(self._epoch, members))
 
     # What workers say.
 

@@ -211,6 +211,8 @@ class _WorkerProcess:
     def _say_drained(self, in_flight: int) -> None:
         if not self._has_drained:
             self._has_drained = True
+            assert self._worker is not None
+            self._link.send(self._account(self._worker))  # what follows may not be heard any more
             self._link.send(Drained(in_flight))
 
     async def _settled(self) -> None:

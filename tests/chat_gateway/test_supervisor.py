@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chat_gateway.control_frames import Drain, Drained, Hello, PleaseDrain, Snapshot
+from chat_gateway.control_frames import Close, Drain, Drained, Hello, PleaseDrain, Snapshot
 from tests.chat_gateway.crew_world import FakeWorker, World
 from tests.chat_gateway.fakes import passed, turns, virtual_time
 
@@ -292,6 +292,16 @@ async def test_connections_are_closed_when_all_have_drained() -> None:
     assert (report.undelivered, report.is_failure) == (0, False)
     assert 3 <= report.took_s < 4
     assert len(world.log.found("worker.stopped")) == 3
+
+
+@virtual_time
+async def test_worker_hears_nothing_more_of_the_others_when_it_has_drained() -> None:
+    """It may have closed its end of the link, and a failed write would lose what it said last."""
+    world = World(3)
+    await passed(1)
+    await world.end()
+    for worker in world.workers:
+        assert [type(message) for message in worker.heard[-2:]] == [Drain, Close]
 
 
 @virtual_time
