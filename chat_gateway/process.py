@@ -42,7 +42,7 @@ __all__ = [
 LOG_CLOSE_S = 2.0  # a log that nobody reads must not keep the gateway from ending
 _SPARE_FILES = 64  # files beside connections: listeners, log, loop, what Python opens
 
-# By default it is 700, and a collection for every 50 logins; with 10,000 the longest pause is some milliseconds.
+# By default it is 700: a collection for every 50 logins. With 10,000 a pause is some milliseconds at most.
 _GARBAGE_OBJECTS = 10_000
 
 

@@ -15,7 +15,7 @@ from chat_gateway.memory_bound import MemoryBound, most_message_memory_bytes
 from stages.line_codec import most_tail_bytes
 from stages.message import Refusal
 from stages.notices import MAX_LINE_BYTES, MAX_TEXT_BYTES, Notices
-from tests.chat_gateway.fake_cluster import Cluster
+from tests.chat_gateway.fake_cluster import Cluster, settled
 from tests.chat_gateway.fakes import FakeGateway, configured, turns, virtual_time
 
 READ_BYTES = 512 + (65_536 + 16_384) * (1 + 256 // 2)
@@ -286,7 +286,7 @@ async def test_memory_bound_holds_when_all_workers_write_to_one() -> None:
     is_read = [sender.is_read for sender in senders]
     for _ in range(30):
         stuck.unstick()
-        await turns(40)
+        await settled(40)
     in_flight = cluster.in_flight
     await cluster.close()
     bound = most_message_memory_bytes(configured(*sets, f"limits.max_buffered_bytes={3 * one_mib}"), 3)
