@@ -6,7 +6,7 @@ CONFIG ?= configs/gateway.toml
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all lint types tests bench bench-quick bench-guard bench-workers bench-reliability stress chaos fuzz clean
+.PHONY: help run test test-all lint types tests bench bench-quick bench-chart bench-guard bench-workers bench-reliability stress chaos fuzz clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -41,6 +41,9 @@ bench: $(BIN)/.installed ## the scenarios of bench/ against the gateway and a ba
 
 bench-quick: $(BIN)/.installed ## the same in under a minute
 	$(BIN)/python -m bench --quick $(BENCH_ARGS)
+
+bench-chart: $(BIN)/.installed ## the scenarios, and their figures as bench/out/comparison.png and .svg
+	$(BIN)/python -m bench --chart bench/out $(BENCH_ARGS)
 
 bench-workers: $(BIN)/.installed ## two workers beside one: processor time, latency, memory; BENCH_ARGS=--curve for 1, 2, 4
 	$(BIN)/python -m bench.workers $(BENCH_ARGS)

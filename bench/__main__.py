@@ -1,7 +1,8 @@
-"""Runs the scenarios against the gateway and the baseline in turn and prints a table of medians.
+"""Runs the scenarios against the gateway, a baseline and other servers in turn; prints a table of medians.
 
-`python -m bench --help` lists the options. Exit status: 0 if every run was valid, 1 if one lost a
-connection or a message, changed an order or could not be made, 2 for a wrong command line.
+`python -m bench --help` lists the options. Exit status: 0 if every run of the gateway and of the baseline was
+valid, 1 if one lost a connection or a message, changed an order or could not be made, 2 for a wrong command
+line. What the other servers lose is remarked in the table only.
 """
 
 from __future__ import annotations
@@ -15,40 +16,35 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import report
-from bench.measure import run_once
+from bench import charts, report
+from bench.measure import run_scenario_once
+from bench.rivals import RIVALS, installed
 from bench.scenarios import SCENARIOS, Scenario
 from bench.servers import BASELINE, GATEWAY
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from bench.options import LoadOptions
 
-_SERVERS = (GATEWAY, BASELINE)
+_COLUMNS_HELP = """columns:
+  x ...          the server's figure as a multiple of the baseline's
+  gw/it ...      the gateway's figure as a multiple of this server's"""
 
 
-def run_scenario(scenario: Scenario, load: LoadOptions, runs: int) -> list[report.Figures]:
-    """Run the servers in turn, A B A B, and return a result for each, the gateway's first."""
-    print(f"{scenario.name}: {scenario.shows}\n  {load.describe()}; goal: {scenario.goal}", file=sys.stderr)
-    found: dict[str, list[report.Figures]] = {server: [] for server in _SERVERS}
+def run_scenario(
+    scenario: Scenario, load: LoadOptions, runs: int, servers: Sequence[str] = (GATEWAY, BASELINE)
+) -> list[report.Figures]:
+    """Run the servers in turn, A B A B, and return a result for each; `servers` begin with the gateway."""
+    print(f"{scenario.name}: {scenario.shows}", file=sys.stderr)
+    print(f"  {scenario.describe(load)}; goal: {scenario.goal}", file=sys.stderr)
+    found: dict[str, list[report.Figures]] = {server: [] for server in servers}
     for turn in range(runs):
-        for server in _SERVERS:
-            figures = run_once(server, load)
+        for server in servers:
+            figures = run_scenario_once(server, load, scenario.reference)
             found[server].append(figures)
             _say(server, turn, figures)
-    medians = {server: report.medians(figures) for server, figures in found.items()}
-    return [
-        {
-            "scenario": scenario.name,
-            "server": server,
-            "goal": scenario.goal,
-            "load": asdict(load),
-            "medians": medians[server],
-            "ratio": {} if server == BASELINE else report.ratios(medians[server], medians[BASELINE]),
-            "faults": sorted({fault for run in found[server] for fault in report.faults(run)}),
-            "runs": found[server],
-        }
-        for server in _SERVERS
-    ]
+    return [result | {"load": asdict(load)} for result in report.compared(scenario, found, GATEWAY, BASELINE)]
 
 
 def _say(server: str, turn: int, figures: report.Figures) -> None:
@@ -59,19 +55,38 @@ def _say(server: str, turn: int, figures: report.Figures) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    listed = "\n".join(f"  {s.name:14} {s.load.describe()}: {s.shows}" for s in SCENARIOS)
+    listed = "\n".join(f"  {s.name:14} {s.describe(s.load)}: {s.shows}" for s in SCENARIOS)
     parser = argparse.ArgumentParser(
         "python -m bench",
         description=(__doc__ or "").partition("\n")[0],
-        epilog=f"scenarios:\n{listed}",
+        epilog=f"scenarios:\n{listed}\n\n{_COLUMNS_HELP}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     names = [scenario.name for scenario in SCENARIOS]
     parser.add_argument("--json", metavar="FILE", help="write all figures as JSON, - for standard output")
+    parser.add_argument("--chart", metavar="DIR", help=f"draw {charts.FILES} there; needs matplotlib")
     parser.add_argument("--quick", action="store_true", help="one short run of each, under a minute in all")
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help="only these")
     parser.add_argument("--runs", type=int, help="runs of each server (default 3, with --quick 1)")
+    parser.add_argument(
+        "--rivals",
+        nargs="*",
+        choices=list(RIVALS),
+        metavar="NAME",
+        help=f"other servers beside the baseline, of {', '.join(RIVALS)} "
+        "(default all that are installed, with --quick none)",
+    )
     return parser
+
+
+def _servers(wanted: Sequence[str] | None, is_quick: bool) -> list[str]:
+    """The gateway, the baseline, and the rivals that are wanted and installed; says which are left out."""
+    if wanted is None:
+        wanted = () if is_quick else tuple(RIVALS)
+    found, missing = installed(wanted)
+    for sentence in missing:
+        print(sentence, file=sys.stderr)
+    return [GATEWAY, BASELINE, *found]
 
 
 def _write_json(target: str, results: list[report.Figures], runs: int) -> None:
@@ -90,14 +105,20 @@ def main(argv: list[str] | None = None) -> int:
     runs = args.runs if args.runs is not None else 1 if args.quick else 3
     if runs < 1:
         parser.error("--runs is at least 1")
+    if args.chart and not charts.can_draw():
+        parser.error(charts.MISSING)
+    servers = _servers(args.rivals, args.quick)
     results = []
     for scenario in SCENARIOS:
         if scenario.name in args.only:
-            results += run_scenario(scenario, scenario.quick if args.quick else scenario.load, runs)
+            load = scenario.quick if args.quick else scenario.load
+            results += run_scenario(scenario, load, runs, servers)
     print(report.table(results), file=sys.stderr if args.json == "-" else sys.stdout)
     if args.json:
         _write_json(args.json, results, runs)
-    return 1 if any(result["faults"] for result in results) else 0
+    if args.chart:
+        charts.draw(results, Path(args.chart))
+    return 1 if any(result["faults"] for result in results if result["server"] in (GATEWAY, BASELINE)) else 0
 
 
 if __name__ == "__main__":

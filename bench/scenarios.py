@@ -8,6 +8,20 @@ from bench.options import LoadOptions
 
 
 @dataclass(frozen=True, slots=True)
+class Reference:
+    """A load that is put on the same server right before the scenario's own, to compare with.
+
+    `figure` is the key of what is compared, `says` has a place for the ratio. With `offered` the scenario's
+    own load is an open loop of that many times the messages/s which the reference delivered.
+    """
+
+    load: LoadOptions
+    figure: str
+    says: str
+    offered: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Scenario:
     """One load; `quick` is the same at a fraction of the time and, where that matters, of the size."""
 
@@ -16,14 +30,40 @@ class Scenario:
     goal: str
     load: LoadOptions
     quick: LoadOptions
+    reference: Reference | None = None
+
+    def describe(self, load: LoadOptions) -> str:
+        """One of its loads in short, for people."""
+        if self.reference is None:
+            return load.describe()
+        text = load.describe()
+        if self.reference.offered:  # the rate of the load is only a place for the one that is found
+            found = f"{self.reference.offered:g} x the rate of the first"
+            text = text.replace(f"rate {load.rate_per_s:g}/s", found)
+        return f"first {self.reference.load.describe()}, then {text}"
 
 
-def _scenario(name: str, shows: str, goal: str, load: LoadOptions, quick_idle: int = 0) -> Scenario:
-    quick = replace(load, seconds=min(load.seconds, 1.0), idle=min(load.idle, quick_idle))
-    return Scenario(name, shows, goal, load, quick)
+def _scenario(
+    name: str,
+    shows: str,
+    goal: str,
+    load: LoadOptions,
+    *,
+    quick_idle: int = 0,
+    quick_pairs: int = 0,
+    reference: Reference | None = None,
+) -> Scenario:
+    quick = replace(
+        load,
+        seconds=min(load.seconds, _QUICK_SECONDS),
+        idle=min(load.idle, quick_idle),
+        pairs=quick_pairs or load.pairs,
+    )
+    return Scenario(name, shows, goal, load, quick, reference)
 
 
 _SECONDS = 3.0
+_QUICK_SECONDS = 0.5
 
 SCENARIOS = (
     _scenario(
@@ -31,6 +71,18 @@ SCENARIOS = (
         "throughput when many conversations are busy at once and lines arrive in runs",
         "at least 8 times the baseline's messages/s",
         LoadOptions(pairs=100, window=64, seconds=_SECONDS),
+    ),
+    _scenario(
+        "burst-16",
+        "the same with texts of 16 bytes, where the work for each message is all there is",
+        "at least 8 times the baseline's messages/s",
+        LoadOptions(pairs=100, window=64, size=(16, 16), seconds=_SECONDS),
+    ),
+    _scenario(
+        "burst-512",
+        "the same with texts of 512 bytes, where bytes begin to count",
+        "at least 4 times the baseline's messages/s",
+        LoadOptions(pairs=100, window=64, size=(512, 512), seconds=_SECONDS),
     ),
     _scenario(
         "ping",
@@ -54,7 +106,7 @@ SCENARIOS = (
         "idle",
         "memory for sessions that are logged in and silent",
         "at most 3 KiB for each session",
-        LoadOptions(pairs=1, rate_per_s=10, idle=5000, seconds=_SECONDS),
+        LoadOptions(pairs=1, rate_per_s=10, idle=9000, seconds=_SECONDS),
         quick_idle=1000,
     ),
     _scenario(
@@ -62,5 +114,24 @@ SCENARIOS = (
         "texts of 16 to 2,048 bytes, so that reads end in the middle of a line",
         "at least 3 times the baseline's messages/s",
         LoadOptions(pairs=100, window=64, size=(16, 2048), seconds=_SECONDS),
+    ),
+    _scenario(
+        "overload",
+        "twice the messages/s that the server can deliver, offered whatever it does",
+        "at least 0.9 of the peak; void where the generator was the limit",
+        LoadOptions(pairs=100, rate_per_s=1, drain_s=10.0, seconds=_SECONDS),
+        reference=Reference(
+            LoadOptions(pairs=100, window=1024), "delivered_per_s", "{:.2f} x the peak", offered=2.0
+        ),
+    ),
+    _scenario(
+        "connections",
+        "what a message costs on 8,000 connections beside what it costs on 8, at one total rate",
+        "none: how much more it is belongs largely to the kernel, as the other servers show",
+        LoadOptions(pairs=4000, rate_per_s=10_000, seconds=_SECONDS),
+        quick_pairs=500,
+        reference=Reference(
+            LoadOptions(pairs=4, rate_per_s=10_000), "cpu_us", "{:.2f} x the cpu us/msg of 8 connections"
+        ),
     ),
 )

@@ -50,3 +50,13 @@ def test_scenarios_have_their_own_names_and_short_quick_loads() -> None:
     assert len(set(names)) == len(names)
     loads = [scenario.quick.seconds * (1 + (scenario.reference is not None)) for scenario in SCENARIOS]
     assert 2 * sum(loads) <= 25
+
+
+def test_scenario_tells_both_loads_when_it_has_a_reference() -> None:
+    """A rate that is found by the load before is told as what it is."""
+    told = {scenario.name: scenario.describe(scenario.load) for scenario in SCENARIOS}
+    assert told["overload"] == (
+        "first 100 pairs, window 1024, 64 bytes, then 100 pairs, 2 x the rate of the first, 64 bytes"
+    )
+    assert told["connections"].endswith("then 4000 pairs, rate 10000/s, 64 bytes")
+    assert told["ping"] == "1 pair, window 1, 64 bytes"

@@ -121,11 +121,11 @@ def test_sender_answers_a_question_only_between_two_messages(
     sender = Sender(ours, script, 1, DIALECTS["nats"])
     sender.queue(100, 0.0)
     assert sender.is_blocked
+    data = read_all(theirs)  # so that the kernel would take the answer
     theirs.send(b"PI")
     sender.on_readable(ReadBuffer())
     theirs.send(b"NG\r\n-ERR 'slow'\r\n")
     sender.on_readable(ReadBuffer())
-    data = read_all(theirs)
     while sender.is_blocked:
         sender.flush()
         data += read_all(theirs)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from bench.report import Figures, faults, medians, ratios, table
+from bench.options import LoadOptions
+from bench.report import Figures, compared, faults, medians, ratios, table
+from bench.scenarios import Reference, Scenario
 
 GOOD: Figures = {
     "delivered_per_s": 1000.0, "p50_us": 50.0, "p99_us": 90.0, "cpu_us": 2.0, "lost_connections": 0,
@@ -70,3 +72,34 @@ def test_table_shows_figures_ratios_and_remarks_in_columns() -> None:
     assert streams.split()[2:7] == ["-"] * 5
     assert streams.endswith("FAILED (lost: 2)")
     assert head.index("remarks") == gateway.index("generator") == streams.index("FAILED")
+
+
+def test_medians_of_curves_are_taken_place_by_place() -> None:
+    """A curve of several runs is where their middle is at each share."""
+    runs: list[Figures] = [{"curve_us": [1.0, 9.0]}, {"curve_us": [2.0, 8.0]}, {"curve_us": [3.0, 1.0]}]
+    assert medians(runs) == {"curve_us": [2.0, 8.0]}
+
+
+def test_compared_sets_every_server_beside_the_baseline_and_the_gateway_beside_every_server() -> None:
+    """One ratio is the server's to the baseline's, the other the gateway's to the server's."""
+    load = LoadOptions()
+    scenario = Scenario("burst", "", "much", load, load, Reference(load, "cpu_us", "{:.1f} x"))
+    runs = {"gateway": [GOOD], "streams": [GOOD | {"cpu_us": 8.0}], "redis": [GOOD | {"cpu_us": 1.0}]}
+    gateway, streams, redis = compared(scenario, runs, "gateway", "streams")
+    assert [one["server"] for one in (gateway, streams, redis)] == list(runs)
+    assert [one["ratio"].get("cpu_us") for one in (gateway, streams, redis)] == [0.25, None, 0.125]
+    assert [one["gateway_ratio"].get("cpu_us") for one in (gateway, streams, redis)] == [None, 0.25, 2.0]
+    assert gateway["says"] == "{:.1f} x"
+
+
+def test_table_shows_what_the_gateway_is_beside_a_server_and_what_a_load_was_beside_its_reference() -> None:
+    """The gateway's ratios stand in the other server's row, a comparison of two loads among the remarks."""
+    row: Figures = {
+        "scenario": "burst", "server": "redis",
+        "ratio": {"delivered_per_s": 9.0, "p50_us": 0.5, "cpu_us": 0.1},
+        "gateway_ratio": {"delivered_per_s": 0.75, "cpu_us": 1.5}, "faults": [], "runs": [GOOD],
+        "medians": GOOD | {"of_reference": 1.183}, "says": "{:.2f} x 8",
+    }  # fmt: skip
+    head, _, line = table([row]).splitlines()
+    assert line.split()[7:] == ["9.00", "0.50", "0.10", "0.75", "1.50", "1.18", "x", "8"]
+    assert head.index("remarks") == line.index("1.18 x")
