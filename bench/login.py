@@ -87,6 +87,21 @@ def connect(
     return sock
 
 
+def rest_of_proof(sock: socket.socket, missing: bytes) -> bytes:
+    """Read on of what proves a login; returns what of it is still missing.
+
+    Raises:
+        LoginError: the connection is lost, or something else came.
+    """
+    try:
+        got = sock.recv(len(missing))
+    except OSError as error:
+        raise LoginError(f"connection lost during login: {error}") from error
+    if not got or not missing.startswith(got):
+        raise LoginError(f"the server did not accept a login: {got!r}")
+    return missing[len(got) :]
+
+
 def _collect(poll: select.epoll, unproved: dict[int, tuple[socket.socket, bytes]]) -> None:
     events = poll.poll(_LOGIN_TIMEOUT_S)
     if not events:
@@ -95,11 +110,6 @@ def _collect(poll: select.epoll, unproved: dict[int, tuple[socket.socket, bytes]
         if fd not in unproved:
             raise LoginError("the server closed a connection, or said more than the proof of its login")
         sock, missing = unproved.pop(fd)
-        try:
-            got = sock.recv(len(missing))
-        except OSError as error:
-            raise LoginError(f"connection lost during login: {error}") from error
-        if not got or not missing.startswith(got):
-            raise LoginError(f"the server did not accept a login: {got!r}")
-        if got != missing:
-            unproved[fd] = (sock, missing[len(got) :])
+        missing = rest_of_proof(sock, missing)
+        if missing:
+            unproved[fd] = (sock, missing)

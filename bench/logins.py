@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from bench.histogram import Histogram
 from bench.load import is_generator_limited
-from bench.login import LoginError, connect, raise_file_limit
+from bench.login import LoginError, connect, raise_file_limit, rest_of_proof
 
 if TYPE_CHECKING:
     import socket
@@ -105,14 +105,9 @@ class Logins:
 
     def _take(self, fd: int) -> None:
         sock, missing, due_s = self._under_way[fd]
-        try:
-            got = sock.recv(len(missing))
-        except OSError as error:
-            raise LoginError(f"connection lost during login: {error}") from error
-        if not got or not missing.startswith(got):
-            raise LoginError(f"the server did not accept a login: {got!r}")
-        if got != missing:
-            self._under_way[fd] = sock, missing[len(got) :], due_s
+        missing = rest_of_proof(sock, missing)
+        if missing:
+            self._under_way[fd] = sock, missing, due_s
             return
         if due_s >= self._since_s:
             self._latencies.add(time.perf_counter() - due_s)

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import resource
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import memory
 from bench.log_watch import LogWatch
 from bench.report import Figures, faults
-from bench.servers import COMMANDS, GATEWAY, Server, ServerError
+from bench.servers import COMMANDS, GATEWAY, Server, ServerError, machine_cpu_s
 
 if TYPE_CHECKING:
     from bench.memory import Sample
@@ -29,7 +27,6 @@ _SAMPLE_S = 0.25
 _SETTLE_S = 1.0  # for what a load left behind: a metrics record of it
 _MAX_TRIAL_S = 600.0
 _MAX_END_S = 60.0  # for a process that has said what it had to say
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +63,7 @@ def run_trial(plan: Plan) -> Figures:
     """Run the plan once; figures of a run that could not be made have only `error`."""
     watch = LogWatch()
     settings = ("metrics.interval_s=0.5", "log.flood_per_s=1000", *plan.settings)
-    own_before_s, machine_before_s, begun_s = _own_cpu_s(), _machine_cpu_s(), time.monotonic()
+    own_before_s, machine_before_s, begun_s = _own_cpu_s(), machine_cpu_s(), time.monotonic()
     try:
         with contextlib.ExitStack() as stack:
             server = stack.enter_context(Server(COMMANDS[GATEWAY] + _set_arguments(settings), watch.feed))
@@ -77,7 +74,7 @@ def run_trial(plan: Plan) -> Figures:
     except (ServerError, PeerError) as error:
         return {"error": str(error)}
     took_s = time.monotonic() - begun_s
-    others_s = (_machine_cpu_s() - machine_before_s) - (_own_cpu_s() - own_before_s)
+    others_s = (machine_cpu_s() - machine_before_s) - (_own_cpu_s() - own_before_s)
     return figures | {
         "others_cpu_share": round(max(others_s, 0.0) / took_s, 2),
         "server_exit_status": server.exit_status,
@@ -211,11 +208,3 @@ def _own_cpu_s() -> float:
     """Processor time of this process and of all its children that have ended."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
-
-
-def _machine_cpu_s() -> float:
-    """Processor time of the whole machine that was not idle, what was stolen from it included."""
-    user, nice, system, _idle, _wait, irq, softirq, steal = map(
-        int, Path("/proc/stat").read_text().split(maxsplit=9)[1:9]
-    )
-    return (user + nice + system + irq + softirq + steal) / _TICKS_PER_S
