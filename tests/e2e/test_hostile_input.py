@@ -160,11 +160,12 @@ class Exchange:
     def __init__(self, ann: LineClient, ben: LineClient) -> None:
         self._ann, self._ben = ann, ben
         self.count = 0  # messages that have gone there and back
+        self.is_over = False  # no message is to be sent any more
         self._news = asyncio.Condition()
 
     async def run(self) -> None:
-        """Talk until cancelled or disturbed."""
-        while True:
+        """Talk until it is over or disturbed; nothing is on its way then, or closing would be a reset."""
+        while not self.is_over:
             self._ann.send(b"ben: %d\n" % self.count)
             assert await self._ben.line() == b"from ann: %d\n" % self.count
             self._ben.send(b"ann: %d\n" % self.count)
@@ -188,9 +189,8 @@ async def talking(room: Room) -> AsyncIterator[Exchange]:
     try:
         yield exchange
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        exchange.is_over = True
+        await task
 
 
 async def reaction(room: Room, victim: LineClient, attack: Attack) -> Attack:
