@@ -78,14 +78,14 @@ def _take(codec: Any, line_codec: Any, block: bytes, said: _Said) -> None:
         return
     assert block.endswith(b"\n")
     lines = block.count(b"\n")
-    parsed = line_codec.parse(block, lines)
-    found = [message for run in parsed.runs for message in _messages(codec, run)]
+    runs, rejected = line_codec.parse(block, lines)
+    found = [message for run in runs for message in _messages(codec, run)]
     for other in (line_codec, codec.LineCodec(_MAX_RECIPIENTS)):
-        again = other.parse(block, lines)
-        assert [one for run in again.runs for one in _messages(codec, run)] == found, "the cache matters"
-        assert again.rejected == parsed.rejected, "the cache matters"
+        again, rejected_again = other.parse(block, lines)
+        assert [one for run in again for one in _messages(codec, run)] == found, "the cache matters"
+        assert rejected_again == rejected, "the cache matters"
     said.messages.extend(found)
-    said.rejected.update(parsed.rejected)
+    said.rejected.update(rejected)
 
 
 def _messages(codec: Any, run: Any) -> list[tuple[tuple[str, ...], bytes]]:

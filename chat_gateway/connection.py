@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection"]
 
+_OPEN = State.OPEN  # looked up for each read
+
 
 class Connection(asyncio.BufferedProtocol):
     """Made by a listener, ends when its transport does. Lives in the loop's callbacks."""
@@ -141,6 +143,8 @@ class Connection(asyncio.BufferedProtocol):
         self._all.on_lost(self)
         if self.session is None or not self.session.unsettled_messages:
             self._all.settle(self)
+        else:
+            self.session.is_leaving = True
 
     # What the session calls.
 
@@ -305,7 +309,7 @@ class Connection(asyncio.BufferedProtocol):
         return self.session is None or self.session.may_read
 
     def _on_data(self, data: bytes) -> None:
-        if self.state == State.OPEN:
+        if self.state == _OPEN:
             block, is_too_long = self._framer.feed(data)
             if block:
                 self._push(block)
@@ -336,14 +340,17 @@ class Connection(asyncio.BufferedProtocol):
         cost_bytes = session.take(lines, len(block))
         entries = most_entries(block, lines, connections.limits.max_recipients)
         taken = Block(session, block, lines, cost_bytes, cost_bytes + entries * ENTRY_BYTES)
-        connections.ceiling.count(taken.counted_bytes)
+        ledger = connections.ledger
+        ledger.buffered_bytes += taken.counted_bytes
+        if ledger.buffered_bytes > connections.ceiling.full_bytes:
+            connections.ceiling.on_full()
         try:
             is_in = connections.input.offer(taken, lines, self._on_room)
         except Exception:
-            taken.discard(connections.ledger)
+            taken.discard(ledger)
             raise
         if not is_in:
-            self._all.on_saturated()
+            connections.on_saturated()
             self.set_obstacle(NO_ROOM)
         elif not session.may_read:
             self.update_reading()
@@ -378,7 +385,9 @@ class Connection(asyncio.BufferedProtocol):
             return False
         if self.state == State.OPEN:
             self.state = State.LEAVING
-            if self.session is not None and not self.session.unsettled_messages:
+            assert self.session is not None
+            self.session.is_leaving = True
+            if not self.session.unsettled_messages:
                 self.end(Disconnect.CLIENT_CLOSED)
             return True
         if self.state == State.FLUSHING and self._closing is not None:

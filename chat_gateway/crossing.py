@@ -150,6 +150,9 @@ class RemoteSender:
     def settle(self, messages: int) -> None:
         """See `Sender`."""
 
+    def finish(self, messages: int, nbytes: int) -> None:
+        """See `Sender`."""
+
     def stall(self) -> None:
         """See `Sender`: it stalls when its credit, which its copies here hold, is used up."""
 

@@ -52,7 +52,7 @@ class Reading(Protocol):
         """Read only a few lines at once for a while, since more of the same is to be feared."""
 
     def on_settled(self) -> None:
-        """Every message of this session has its outcome."""
+        """Every message of this session, which is leaving, has its outcome."""
 
     def nudge(self) -> None:
         """Send its peer something: one that has died without a word answers with a reset."""
@@ -75,6 +75,7 @@ class Session:
         "_refusals",
         "inflight_bytes",
         "inflight_messages",
+        "is_leaving",
         "login",
         "outbox",
         "prefix",
@@ -99,6 +100,7 @@ class Session:
         self.inflight_messages = 0  # credit used: accepted or on the way to it, no outcome yet
         self.inflight_bytes = 0
         self.unsettled_messages = 0  # without an outcome, whoever bounds them
+        self.is_leaving = False  # its connection waits for the last outcome
         self.stalls = 0  # outboxes above their high watermark that it writes to
         self.reading = reading
         self._limits = limits
@@ -139,7 +141,17 @@ class Session:
     def settle(self, messages: int) -> None:
         """See `Sender`."""
         self.unsettled_messages -= messages
-        if not self.unsettled_messages:
+        if self.is_leaving and not self.unsettled_messages:
+            self.reading.on_settled()
+
+    def finish(self, messages: int, nbytes: int) -> None:
+        """See `Sender`."""
+        self.inflight_messages -= messages
+        self.inflight_bytes -= nbytes
+        self.unsettled_messages -= messages
+        if not self.reading.is_reading:
+            self.reading.update_reading()
+        if self.is_leaving and not self.unsettled_messages:
             self.reading.on_settled()
 
     def stall(self) -> None:

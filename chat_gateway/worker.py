@@ -74,8 +74,8 @@ class Worker:
         self.flusher = Flusher(loop.call_soon, self._on_flush_error)
         self.ladder = self._make_ladder(loop)
         tokens = Permits(config.limits.max_connections)
-        # The hub is made with the connections and the route stage looks into it, so it finds it late.
-        self.topology = self._wire()
+        route = Route(_nowhere)  # until the connections have their hub
+        self.topology = self._wire(route)
         self.connections = Connections(
             config,
             pipeline_input=self.topology,
@@ -89,11 +89,11 @@ class Worker:
             loop=loop,
         )
         self.bus = bus
-        self._find: Callable[[str], Outbox | Peer | None] = self.connections.hub.routes.get
+        route.find = self.connections.hub.routes.get
         if bus is not None:
             self.connections.join(bus)
             bus.attach(self.connections, self.ledger, self.flusher, self.ladder)
-            self._find = partial(_find_anywhere, self._find, bus.find_unknown)
+            route.find = partial(_find_anywhere, route.find, bus.find_unknown)
         self.listeners = [
             Listener(
                 one,
@@ -138,7 +138,7 @@ class Worker:
             await self.ladder.aclose()
             await self.topology.abort()
 
-    def _wire(self) -> Topology:
+    def _wire(self, route: Route) -> Topology:
         """The stages, front to back; one more is one more entry."""
         codec = LineCodec(self.config.limits.max_recipients)
         words = rejection_words(self.config.limits.max_recipients)
@@ -146,7 +146,7 @@ class Worker:
         return Topology(
             [
                 self._stage("parse", Parse(codec, self.ledger, words), stages.parse, _of_block, _copies),
-                self._stage("route", Route(self._find_late), stages.route, _of_block, _routed_copies),
+                self._stage("route", route, stages.route, _of_block, _routed_copies),
                 self._stage("deliver", Deliver(codec.encode), stages.deliver, _of_routed, _routed_copies),
             ],
             on_turn_begin=self.flusher.expect_flush,
@@ -191,9 +191,6 @@ class Worker:
             on_error=self._on_stage_error,
         )
 
-    def _find_late(self, login: str) -> Outbox | Peer | None:
-        return self._find(login)
-
     def _on_token_back(self) -> None:
         for listener in self.listeners:
             listener.resume()
@@ -226,6 +223,10 @@ class Worker:
         """A writer failed in a way it should not: its copies are refused, the others are flushed."""
         self.log.logger.error("outbox.failed", login=outbox.name, exc_info=error)
         outbox.fail(Refusal.ERROR)
+
+
+def _nowhere(_login: str) -> None:
+    """Nobody is logged in yet."""
 
 
 def _find_anywhere(

@@ -63,23 +63,6 @@ class SendEnd(Generic[T]):
         self._channel.waiting.append(WaitingSender(entry, on_sent, is_told=False))
         return False
 
-    def pass_by(self, weight: int) -> bool:
-        """Count an item that need not enter, since it would be received at once; False if that is not so.
-
-        It is so when nothing is in the channel, nothing waits, and both ends are open.
-        """
-        channel = self._channel
-        if channel.depth or channel.waiting or channel.is_sender_closed or channel.is_receiver_closed:
-            return False
-        if weight < 1:
-            return False  # `offer` says what is wrong with it
-        channel.total_in += weight
-        channel.total_out += weight
-        channel.sends += 1
-        if weight > channel.peak:
-            channel.peak = weight
-        return True
-
     async def send(self, item: T, weight: int = 1) -> None:
         """Send, waiting for room. A cancelled send leaves nothing that was not received already.
 
@@ -202,7 +185,7 @@ class ReceiveEnd(Generic[T]):
                 self._channel.wake_receiver()  # one wake-up was given: pass it on
 
     def hold(self, weight: int) -> None:
-        """Occupy the weight of an item that passed the channel by and must stay after all; see `free`."""
+        """Occupy the weight of an item that has passed the channel by; see `free`."""
         self._channel.depth += weight
 
     def free(self, weight: int) -> None:

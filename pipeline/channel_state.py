@@ -98,6 +98,11 @@ class ChannelState(Generic[T]):
         self.send_waits = Histogram()  # the waits that were not zero
 
     @property
+    def is_closed(self) -> bool:
+        """One of the ends is."""
+        return self.is_sender_closed or self.is_receiver_closed
+
+    @property
     def is_at_end(self) -> bool:
         """Nothing is there and nothing will come."""
         return self.is_sender_closed and not self.buffer and not self.waiting
@@ -113,11 +118,18 @@ class ChannelState(Generic[T]):
         if len(self.buffer) == 1:
             self.signal()
 
+    def count_received(self, weight: int) -> None:
+        """Count an item that was taken past the channel as one that went through it."""
+        self.total_in += weight
+        self.total_out += weight
+        self.sends += 1
+
     def signal(self) -> None:
         """Tell the receiving side that there is something to receive, or that the end has come."""
         if self.on_ready is not None:
             self.on_ready()
-        self.wake_receiver()
+        if self.receivers:
+            self.wake_receiver()
 
     def wake_receiver(self) -> None:
         """Let one of the tasks that wait look."""

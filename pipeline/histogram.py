@@ -12,21 +12,27 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Histogram"]
+__all__ = ["EXACT_US", "Histogram"]
+
+EXACT_US = 16
+"""Each value below has a bucket of its own."""
 
 _LARGEST_US = (1 << 36) - 1  # 19 hours; whatever is longer counts as this
 _BUCKETS = ((36 - 4) << 4) + 16
 
 
 class Histogram:
-    """Durations of one kind; whoever measures creates it and records in the loop's thread."""
+    """Durations of one kind; whoever measures creates it and records in the loop's thread.
 
-    __slots__ = ("counts", "max_us", "total")
+    Who has a whole number of microseconds from 0 to below `EXACT_US` may count it in `counts` itself, which
+    spares the call: `counts[us] += 1`.
+    """
+
+    __slots__ = ("_longest_us", "counts")
 
     def __init__(self) -> None:
         self.counts = [0] * _BUCKETS  # how many values fell into each bucket
-        self.total = 0  # how many values were recorded
-        self.max_us = 0  # the largest value, exact
+        self._longest_us = 0  # the largest value, if it is not below EXACT_US
 
     def record(self, seconds: float, count: int = 1) -> None:
         """Count a duration in seconds, `count` times; a negative one counts as 0.
@@ -34,16 +40,25 @@ class Histogram:
         A negative `count` takes back what was recorded before.
         """
         us = int(seconds * 1e6)
-        if us > self.max_us:
-            self.max_us = us
+        if us < EXACT_US:
+            self.counts[us if us > 0 else 0] += count
+            return
+        if us > self._longest_us:
+            self._longest_us = us
         if us > _LARGEST_US:
             us = _LARGEST_US
-        if us < 16:
-            self.counts[us if us > 0 else 0] += count
-        else:
-            exponent = us.bit_length()
-            self.counts[((exponent - 4) << 4) + (us >> (exponent - 5) & 15)] += count
-        self.total += count
+        exponent = us.bit_length()
+        self.counts[((exponent - 4) << 4) + (us >> (exponent - 5) & 15)] += count
+
+    @property
+    def total(self) -> int:
+        """How many values were recorded."""
+        return sum(self.counts)
+
+    @property
+    def max_us(self) -> int:
+        """The largest value, exact; 0 when empty."""
+        return self._longest_us or max((us for us in range(EXACT_US) if self.counts[us]), default=0)
 
     def quantile_us(self, q: float) -> int:
         """The value in microseconds under which a share `q` (0 to 1) of the values lies; 0 when empty.
@@ -61,8 +76,7 @@ class Histogram:
     def merge(self, other: Histogram) -> None:
         """Add the counts of `other` to this one."""
         self.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
-        self.total += other.total
-        self.max_us = max(self.max_us, other.max_us)
+        self._longest_us = max(self._longest_us, other._longest_us)
 
     def to_data(self) -> list[int]:
         """All of it for another process: the largest value, then index and count of each bucket in use."""
@@ -80,23 +94,23 @@ class Histogram:
             ValueError, IndexError: it is no such data.
         """
         histogram = cls()
-        histogram.max_us, *pairs = data
+        longest_us, *pairs = data
+        if longest_us >= EXACT_US:
+            histogram._longest_us = longest_us
         for index, count in zip(pairs[::2], pairs[1::2], strict=True):
             histogram.counts[index] = count
-            histogram.total += count
         return histogram
 
     def take(self) -> Self:
         """Hand out what was recorded so far and begin anew: one interval of a report."""
         taken = type(self)()
         taken.counts, self.counts = self.counts, taken.counts
-        taken.total, self.total = self.total, 0
-        taken.max_us, self.max_us = self.max_us, 0
+        taken._longest_us, self._longest_us = self._longest_us, 0
         return taken
 
 
 def _upper_edge_us(index: int) -> int:
-    if index < 16:
+    if index < EXACT_US:
         return index
     shift = (index >> 4) - 1
     return ((16 + (index & 15) + 1) << shift) - 1

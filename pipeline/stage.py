@@ -13,18 +13,17 @@ import asyncio
 import inspect
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from pipeline.channel import ChannelStatistics, Received, open_channel
+from pipeline.channel import ChannelStatistics, Received, ReceiveEnd, SendEnd
+from pipeline.channel_state import ChannelState
 from pipeline.errors import EndOfChannel, WouldBlock
 from pipeline.histogram import Histogram
 from pipeline.permits import Permits
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable
-
-    from pipeline.channel import ReceiveEnd, SendEnd
 
 __all__ = ["Stage", "StageStatistics"]
 
@@ -86,21 +85,24 @@ class Stage(Generic[In, Out]):
         self.is_asynchronous = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
             getattr(handler, "__call__", None)  # noqa: B004 - an object with an asynchronous __call__
         )
-        ends: tuple[SendEnd[In], ReceiveEnd[In]] = open_channel(capacity, clock=clock)
-        self.input, self._receive = ends
+        self._channel: ChannelState[In] = ChannelState(capacity, clock)
+        self.input, self._receive = SendEnd(self._channel), ReceiveEnd(self._channel)
         self.output: SendEnd[Out] | None = None  # the next stage's input; set by the topology
-        self.following: Stage[Out, Any] | None = None  # the next stage; set by the topology
-        self.turn_weight = 0  # weight that passed the channel by in this turn; the topology sets it back
+        self.handler: Callable[[In], Any] = handler
+        self.weigh = weigh
+        self.passed_items = 0  # that the topology took past the channel and that did not fail
+        self.passed_weight = 0
+        self.passed_peak = 0  # the heaviest of them
+        self.busy_s = 0.0  # in the handler
         self.permits = Permits(concurrency)
         self.time_in_stage = Histogram()  # from being sent to having left, for each item
-        self._handler: Callable[[In], Any] = handler
         self._on_error = on_error
         self._timeout_s = timeout_s
         self._key = key
-        self._weigh = weigh
         self._clock = clock
         self._taken: deque[Received[In]] = deque()  # received, not begun (synchronous handlers)
-        self._blocked_by: Received[In] | None = None  # its output waits for room (synchronous handlers)
+        # Weight, and when it was sent, of that whose output waits for room (synchronous handlers).
+        self._blocked_by: tuple[int, float] | None = None
         self._keys: dict[Hashable, deque[Received[In]]] = {}  # keys at work, and what waits behind each
         self._runnable: deque[tuple[Hashable, Received[In]]] = deque()  # its key is free, waits for a permit
         self._tasks: dict[asyncio.Task[None], Received[In]] = {}  # running, and the item of each
@@ -109,7 +111,6 @@ class Stage(Generic[In, Out]):
         self._is_aborted = False
         self._handled = 0
         self._failed = 0
-        self._busy_s = 0.0
 
     def start(self, wake: Callable[[], None]) -> None:
         """Begin to take items: `wake` is called whenever `run_ready` should be, in the running loop."""
@@ -157,13 +158,20 @@ class Stage(Generic[In, Out]):
 
     def statistics(self) -> StageStatistics:
         """A frozen view of what was done so far."""
+        channel = self.input.statistics()
         return StageStatistics(
             name=self.name,
-            channel=self.input.statistics(),
-            handled=self._handled,
+            channel=replace(
+                channel,
+                peak=max(channel.peak, self.passed_peak),
+                total_in=channel.total_in + self.passed_weight,
+                total_out=channel.total_out + self.passed_weight,
+                sends=channel.sends + self.passed_items,
+            ),
+            handled=self._handled + self.passed_items,
             failed=self._failed,
             in_handler=len(self._tasks),
-            busy_s=self._busy_s,
+            busy_s=self.busy_s,
         )
 
     @property
@@ -171,35 +179,22 @@ class Stage(Generic[In, Out]):
         """How long senders to this stage waited, only those that had to."""
         return self._receive.send_waits
 
+    # For what the topology takes past the channels.
+
+    @property
+    def is_clear(self) -> bool:
+        """Nothing is in it and nothing will have to wait: the handler runs in line, both ends are open."""
+        channel = self._channel
+        return not (self.is_asynchronous or self._is_aborted or channel.depth or channel.is_closed)
+
+    def fail_passed(self, item: In, weight: int, error: Exception | asyncio.CancelledError) -> None:
+        """Its handler failed."""
+        self.passed_items -= 1
+        self.passed_weight -= weight
+        self._channel.count_received(weight)
+        self._fail(item, 0, error)
+
     # Synchronous handlers: in line, no task.
-
-    def take_now(self, item: In, weight: int, began: float) -> bool:
-        """Handle an item at once, past the channel, if nothing is in this stage and its turn is not over.
-
-        It spares what waits for nothing the way through the channel; False means that the item has to go that
-        way. `began` is the clock's time now, which whoever calls has read just before.
-        """
-        if self.is_asynchronous or self._is_aborted or self.turn_weight >= MAX_TURN_WEIGHT:
-            return False
-        if not self.input.pass_by(weight):
-            return False
-        self.turn_weight += weight
-        after = began
-        try:
-            result = self._handler(item)
-            after = self._clock()
-            if result is not None and self.output is not None and not self._hand_on(result, after):
-                self._receive.hold(weight)
-                self._blocked_by = Received(item, weight, began)
-                return True
-        except (Exception, asyncio.CancelledError) as error:
-            self._fail(item, 0, error)
-            return True
-        finally:
-            self._busy_s += after - began
-        self._handled += 1
-        self.time_in_stage.record(after - began)
-        return True
 
     def _run_in_line(self) -> None:
         if self._blocked_by is not None:
@@ -220,49 +215,48 @@ class Stage(Generic[In, Out]):
 
     def _handle(self, received: Received[In]) -> None:
         """Handle one item of the channel and hand its result on."""
+        item, weight, sent_at = received
         began = after = self._clock()
         try:
-            result = self._handler(received.item)
+            result = self.handler(item)
             after = self._clock()
-            if result is not None and self.output is not None and not self._hand_on(result, after):
-                self._blocked_by = received
-                return
+            output = self.output if result is not None else None
+            if output is not None and not output.offer(result, self.weigh(result), self._unblock):
+                self._blocked_by = weight, sent_at
         except (Exception, asyncio.CancelledError) as error:
-            self._fail(received.item, received.weight, error)
+            self._fail(item, weight, error)
             return
         finally:
-            self._busy_s += after - began
-        self._handled += 1
-        self.time_in_stage.record(after - received.sent_at)
-        self._receive.free(received.weight)
-
-    def _hand_on(self, result: Out, now: float) -> bool:
-        """Give a result to the next stage; False when it waits there for room."""
-        assert self.output is not None
-        weight = self._weigh(result)
-        if self.following is not None and self.following.take_now(result, weight, now):
-            return True
-        return self.output.offer(result, weight, self._unblock)
+            self.busy_s += after - began
+        if self._blocked_by is None:
+            self._handled += 1
+            self.time_in_stage.record(after - sent_at)
+            self._receive.free(weight)
 
     def _unblock(self) -> None:
-        received, self._blocked_by = self._blocked_by, None
-        assert received is not None
-        self._leave(received)
+        assert self._blocked_by is not None
+        self._leave(*self._blocked_by)
+        self._blocked_by = None
         self._wake()
 
     # Ways out, for either kind of handler.
 
-    def _leave(self, received: Received[In]) -> None:
+    def _leave(self, weight: int, sent_at: float) -> None:
         self._handled += 1
-        self.time_in_stage.record(self._clock() - received.sent_at)
-        self._receive.free(received.weight)
+        self.time_in_stage.record(self._clock() - sent_at)
+        self._receive.free(weight)
 
     def _fail(self, item: In, held_weight: int, error: Exception | asyncio.CancelledError) -> None:
+        """Never raises: a mistake of whoever hears of errors must not stop the others."""
         if isinstance(error, asyncio.CancelledError):  # not of this stage, but of what the handler asked
             error = RuntimeError("what the handler waited for was cancelled")
         self._failed += 1
         self._receive.free(held_weight)
-        self._on_error(item, error)
+        try:
+            self._on_error(item, error)
+        except Exception as mistake:
+            context = {"message": f"on_error of stage {self.name} failed", "exception": mistake}
+            asyncio.get_running_loop().call_exception_handler(context)
 
     # Asynchronous handlers: a task for each item.
 
@@ -299,14 +293,14 @@ class Stage(Generic[In, Out]):
 
     async def _run_task(self, key: Hashable, received: Received[In]) -> None:
         def on_room() -> None:
-            self._leave(received)
+            self._leave(received.weight, received.sent_at)
             self._release(key)
 
         is_waiting = False  # for room downstream; keeps key and permit until then
         try:
             result = await self._call(received.item)
             if result is not None and self.output is not None:
-                is_waiting = not self.output.offer(result, self._weigh(result), on_room)
+                is_waiting = not self.output.offer(result, self.weigh(result), on_room)
         except Exception as error:
             self._fail(received.item, received.weight, error)
         except asyncio.CancelledError as error:
@@ -315,7 +309,7 @@ class Stage(Generic[In, Out]):
             self._fail(received.item, received.weight, error)
         else:
             if not is_waiting:
-                self._leave(received)
+                self._leave(received.weight, received.sent_at)
         finally:
             if not is_waiting:
                 self._release(key)
@@ -324,10 +318,10 @@ class Stage(Generic[In, Out]):
         began = self._clock()
         try:
             async with asyncio.timeout(self._timeout_s):
-                result: Out | None = await self._handler(item)
+                result: Out | None = await self.handler(item)
                 return result
         finally:
-            self._busy_s += self._clock() - began
+            self.busy_s += self._clock() - began
 
     def _release(self, key: Hashable) -> None:
         behind = self._keys.get(key)

@@ -12,6 +12,9 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
+from pipeline.histogram import EXACT_US
+from pipeline.stage import MAX_TURN_WEIGHT
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -47,49 +50,70 @@ class Topology:
         self._ready = [False] * len(stages)  # which stages have something to do
         self._at = len(stages)  # the stage that runs now; past the last one outside a turn
         self._is_turn_scheduled = False
-        self._is_turn_open = False  # begun, not ended
-        self._is_busy = True  # a stage runs, or they were not started yet
-        self._first = self.stages[0]
+        self._is_clear = False  # nothing is in a stage, and none runs; told by the last turn
+        self._passed_weight = 0  # that went past the channels since then
         self._clock = clock
         self._loop: asyncio.AbstractEventLoop | None = None
         for stage, following in zip(self.stages, self.stages[1:], strict=False):
             stage.output = following.input
-            stage.following = following
 
     def offer(self, item: Any, weight: int, on_sent: Callable[[], None]) -> bool:
-        """Take an item in: at once through all stages that have nothing to do, else as `SendEnd.offer` does.
+        """Take an item in: at once through all stages if these have nothing to do, else as `SendEnd.offer`.
 
-        What is done once a turn is done for it at the end of this turn of the loop. One that comes while
-        another is handled takes the way through the channel, so that it cannot overtake that.
+        It goes past the channels then, which spares it most of the way. One that comes while another is
+        handled goes through them, so that it cannot overtake it; so does what is too much for one turn.
 
         Raises: as `SendEnd.offer`.
         """
-        if self._is_busy:
+        if not self._is_clear or self._passed_weight >= MAX_TURN_WEIGHT or weight < 1:
             return self.input.offer(item, weight, on_sent)
-        if not self._is_turn_scheduled:
-            self._schedule_turn()
-        if not self._is_turn_open:
-            self._open_turn()
-        self._is_busy = is_in = True
+        self._is_clear = False
         try:
-            is_in = self._first.take_now(item, weight, self._clock())
-        except Exception as error:
-            self._report(self._first, error)
+            self._passed_weight += self._pass(item, weight)
         finally:
-            self._is_busy = False
-        return is_in or self.input.offer(item, weight, on_sent)
+            self._is_clear = not self._is_turn_scheduled
+        return True
+
+    def _pass(self, item: Any, weight: int) -> int:
+        """Returns what it weighed in the last stage it came to."""
+        clock = self._clock
+        began = clock()
+        for stage in self.stages:
+            stage.passed_items += 1
+            stage.passed_weight += weight
+            if weight > stage.passed_peak:
+                stage.passed_peak = weight
+            try:
+                result = stage.handler(item)
+                ended = clock()
+                if result is not None:
+                    weight = stage.weigh(result)
+            except (Exception, asyncio.CancelledError) as error:
+                stage.fail_passed(item, weight, error)
+                break
+            took_s = ended - began
+            stage.busy_s += took_s
+            us = int(took_s * 1e6)
+            if us < EXACT_US:
+                stage.time_in_stage.counts[us] += 1
+            else:
+                stage.time_in_stage.record(took_s)
+            if result is None:
+                break
+            item, began = result, ended
+        return weight
 
     @property
     def input(self) -> SendEnd[Any]:
         """The first stage's input, which ends when the topology is drained."""
-        return self._first.input
+        return self.stages[0].input
 
     def start(self) -> None:
         """Let the stages take items, in the running loop."""
         self._loop = asyncio.get_running_loop()
-        self._is_busy = False
         for index, stage in enumerate(self.stages):
             stage.start(self._waker(index))
+        self._is_clear = self._are_stages_clear()
 
     async def drain(self) -> None:
         """End the input and wait until every stage, front to back, has handled all it had."""
@@ -108,9 +132,13 @@ class Topology:
         """One entry for each stage, front to back."""
         return [stage.statistics() for stage in self.stages]
 
+    def _are_stages_clear(self) -> bool:
+        return all(stage.is_clear for stage in self.stages)
+
     def _waker(self, index: int) -> Callable[[], None]:
         def wake() -> None:
             self._ready[index] = True
+            self._is_clear = False
             if index <= self._at and not self._is_turn_scheduled:
                 self._schedule_turn()
 
@@ -121,39 +149,18 @@ class Topology:
         self._is_turn_scheduled = True
         self._loop.call_soon(self._run_turn)
 
-    def _open_turn(self) -> None:
-        self._is_turn_open = True
+    def _run_turn(self) -> None:
+        self._is_turn_scheduled = self._is_clear = False
         if self._on_turn_begin is not None:
             self._on_turn_begin()
-
-    def _run_turn(self) -> None:
-        self._is_turn_scheduled = False
-        if not self._is_turn_open:
-            self._open_turn()
         ready = self._ready
-        for stage in self.stages:
-            stage.turn_weight = 0
-        self._is_busy = True
-        try:
-            for index, stage in enumerate(self.stages):
-                if ready[index]:
-                    ready[index] = False
-                    self._at = index
-                    self._run(index, stage)
-        finally:
-            self._at = len(self.stages)
-            self._is_busy = self._is_turn_open = False
+        for index, stage in enumerate(self.stages):
+            if ready[index]:
+                ready[index] = False
+                self._at = index
+                stage.run_ready()
+        self._at = len(self.stages)
+        self._passed_weight = 0
+        self._is_clear = not self._is_turn_scheduled and self._are_stages_clear()
         if self._on_turn_end is not None:
             self._on_turn_end()
-
-    def _run(self, index: int, stage: Stage[Any, Any]) -> None:
-        """A stage never raises, unless who hears of its errors does: the others run all the same."""
-        try:
-            stage.run_ready()
-        except Exception as error:
-            self._report(stage, error)
-            self._waker(index)()  # for what it had not come to
-
-    def _report(self, stage: Stage[Any, Any], error: Exception) -> None:
-        assert self._loop is not None
-        self._loop.call_exception_handler({"message": f"stage {stage.name} failed", "exception": error})

@@ -31,7 +31,16 @@ class Deliver:
         """Offer every copy to its outbox; from then on the outbox sees to their outcome."""
         batch, deliveries, crossings = routed
         prefix = batch.sender.prefix
-        for run in batch.runs:  # before the first offer: what can fail has not delivered half a batch
+        runs = batch.runs
+        if len(runs) == 1 and not crossings:  # by far the most frequent
+            (run,) = runs
+            is_fanout = len(run.recipients) > 1
+            entry: Entry = (self._encode(prefix, run.texts), run.count, batch)
+            batch.runs = []
+            for outbox, _ in deliveries:
+                outbox.offer(entry, is_fanout=is_fanout)
+            return
+        for run in runs:  # before the first offer: what can fail has not delivered half a batch
             run.encoded = self._encode(prefix, run.texts)
         fanout = _fanout_part(routed) if len(batch.runs) > 1 else batch
         for outbox, runs in deliveries:

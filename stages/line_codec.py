@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import sys
 from itertools import repeat
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from stages.login_name import normalised
 from stages.message import Run
@@ -19,7 +19,7 @@ from stages.message import Run
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["MAX_CACHE_BYTES", "LineCodec", "LineFramer", "Parsed", "most_entries", "most_tail_bytes"]
+__all__ = ["MAX_CACHE_BYTES", "LineCodec", "LineFramer", "most_entries", "most_tail_bytes"]
 
 # C0 but tab and the line feed that ends each line, and DEL: not allowed in a text.
 _CONTROLS = bytes(c for c in range(0x20) if c not in (0x09, 0x0A)) + b"\x7f"
@@ -32,13 +32,6 @@ _BLANK = b" \t"
 MAX_CACHE_BYTES = 8 << 20
 _DICT_PLACE_BYTES = 150
 _OBJECT_BYTES = 64  # of a bytes or a bytearray beside its content
-
-
-class Parsed(NamedTuple):
-    """What a block contained: runs in the order they were said, and how many lines were wrong, by word."""
-
-    runs: list[Run]
-    rejected: dict[str, int]
 
 
 class LineFramer:
@@ -133,15 +126,15 @@ class LineCodec:
         self._cache: dict[bytes, tuple[str, ...]] = {}  # what stood before ":" to the recipients it means
         self.cache_bytes = 0  # memory that the cache takes, roughly
 
-    def parse(self, data: bytes, lines: int) -> Parsed:
-        """Make runs of a block of `lines` whole lines."""
-        if b"\r" in data:
-            data = data.replace(b"\r\n", b"\n")
+    def parse(self, data: bytes, lines: int) -> tuple[list[Run], dict[str, int]]:
+        """Make runs of a block of `lines` whole lines, in their order; and how many were wrong, by word."""
         if not _is_clean(data):
-            return self._parse_lines(data, is_clean=False)
+            data = data.replace(b"\r\n", b"\n")
+            if not _is_clean(data):
+                return self._parse_lines(data, is_clean=False)
         run = self._one_run(data, lines)
         if run is not None:
-            return Parsed([run], {})
+            return [run], {}
         return self._parse_lines(data, is_clean=True)
 
     @staticmethod
@@ -152,7 +145,7 @@ class LineCodec:
     @staticmethod
     def encode(prefix: bytes, texts: bytes) -> bytes:
         """The lines that a recipient gets; `texts` as in a Run, at least one."""
-        return prefix + texts[:-1].replace(b"\n", b"\n" + prefix) + b"\n"
+        return b"".join((prefix, texts[:-1].replace(b"\n", b"\n" + prefix), b"\n"))
 
     def _one_run(self, data: bytes, lines: int) -> Run | None:
         """The whole block as one run when all its lines have the same head, else None."""
@@ -170,7 +163,7 @@ class LineCodec:
         texts.append(b"")
         return Run(recipients, b"\n".join(map(bytes.strip, texts, repeat(_BLANK))), lines)
 
-    def _parse_lines(self, data: bytes, *, is_clean: bool) -> Parsed:
+    def _parse_lines(self, data: bytes, *, is_clean: bool) -> tuple[list[Run], dict[str, int]]:
         runs: list[Run] = []
         rejected: dict[str, int] = {}
         texts: list[bytes] = []
@@ -192,7 +185,7 @@ class LineCodec:
             texts.append(text.strip(_BLANK))
         if texts:
             runs.append(_run(latest, texts))
-        return Parsed(runs, rejected)
+        return runs, rejected
 
     def _recipients(self, head: bytes) -> tuple[str, ...] | str:
         """The logins before the colon, normalised, each once; or the machine word for what is wrong."""

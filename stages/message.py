@@ -78,7 +78,10 @@ class Sender(Protocol):
         """Return credit for so many messages and bytes."""
 
     def settle(self, messages: int) -> None:
-        """So many messages have all their outcomes, after their credit was returned."""
+        """So many messages have all their outcomes, and their credit was returned before."""
+
+    def finish(self, messages: int, nbytes: int) -> None:
+        """So many messages have all their outcomes: `give_back` and `settle` in one."""
 
     def stall(self) -> None:
         """An outbox that it writes to is above its high watermark: stop reading."""
@@ -132,8 +135,7 @@ class Block(NamedTuple):
     def discard(self, ledger: Ledger) -> None:
         """No batch was made of it: it counts no longer, and its sender has its credit back."""
         ledger.buffered_bytes -= self.counted_bytes
-        self.sender.give_back(self.lines, self.cost_bytes)
-        self.sender.settle(self.lines)
+        self.sender.finish(self.lines, self.cost_bytes)
 
 
 class Ledger:
@@ -232,8 +234,9 @@ class Batch:
 
     def deliver(self, copies: int) -> None:
         """So many copies were handed to a transport: counted, resolved."""
-        self.ledger.delivered += copies
-        self.ledger.in_flight -= copies
+        ledger = self.ledger
+        ledger.delivered += copies
+        ledger.in_flight -= copies
         self.pending -= copies
         if not self.pending:
             self._end()
@@ -256,8 +259,9 @@ class Batch:
         self.ledger.buffered_bytes -= self.memory_bytes
         if self.has_credit:
             self.has_credit = False
-            self.sender.give_back(self.messages, self.nbytes)
-        self.sender.settle(self.messages)
+            self.sender.finish(self.messages, self.nbytes)
+        else:
+            self.sender.settle(self.messages)
 
     def split_off(self, messages: int, copies: int) -> Batch:
         """Make a batch of its own of so many messages and copies, with their share of the credit.

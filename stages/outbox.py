@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from stages.entries import Parked, covering, cut_entry, fitting
 from stages.ladder import Watch
-from stages.message import Ledger, Refusal, Sender
+from stages.message import Copies, Ledger, Refusal, Sender
 from stages.notices import Notices
 from stages.outbox_settings import Entry, OutboxSettings, WhenFull
 
@@ -108,15 +108,23 @@ class Outbox:
 
     def offer(self, entry: Entry, *, is_fanout: bool) -> None:
         """Take an entry, park it or refuse it; never waits, never raises."""
-        payload, copies, batch = entry
+        settings = self._settings
+        pending = self.pending_bytes + len(entry[0])
         if self._refusing is not None:
-            batch.refuse(copies, self._refusing, self.name)
+            entry[2].refuse(entry[1], self._refusing, self.name)
             return
-        pending = self.pending_bytes
-        if self._parked or (pending and pending + len(payload) > self._settings.max_outbox_bytes):
+        if self._parked or (pending > settings.max_outbox_bytes and self._entries):
             self._offer_when_full(entry, is_fanout=is_fanout)
-        else:
-            self._take(entry, is_fanout=is_fanout)
+            return
+        self._entries.append(entry)
+        self.pending_bytes = pending
+        if (settings.fanout if is_fanout else settings.direct) != "stall":
+            entry[2].runs_on = True
+        if self.is_paused:
+            self._hold(entry[2])
+        elif not self._is_touched:
+            self._is_touched = True
+            self._flusher.add(self)
 
     def notify(self, word: str, reason: str, *, name: str = "", count: int = 1) -> None:
         """Send a Notice with the next flush, merged with its like; kept also while the breaker is open."""
@@ -173,7 +181,7 @@ class Outbox:
         if self.ahead is not None and not self.is_paused and (first := self.ahead()):
             self._write(first)
         while not self.is_paused and self._entries:
-            self._hand_over(self._next_flush())
+            self._hand_over()
             if self._parked:
                 self._let_in()
         if self._stalled and self.pending_bytes <= self._settings.low_watermark_bytes:
@@ -258,20 +266,14 @@ class Outbox:
         if self._stalled:
             self._unstall()
 
-    def _take(self, entry: Entry, *, is_fanout: bool) -> None:
-        self._entries.append(entry)
-        self.pending_bytes += len(entry[0])
-        if (self._settings.fanout if is_fanout else self._settings.direct) != "stall":
-            entry[2].runs_on = True
-        if not self.is_paused:
-            self._touch()
-            return
+    def _hold(self, batch: Copies) -> None:
+        """An entry of this batch has to wait until the writer takes bytes again."""
         if self.pending_bytes > self._ledger.peak_outbox_bytes:
             self._ledger.peak_outbox_bytes = self.pending_bytes
-        if entry[2].runs_on:
-            entry[2].return_credit()  # `max_outbox_bytes` bounds it; its sender is not to be held
+        if batch.runs_on:
+            batch.return_credit()  # `max_outbox_bytes` bounds it; its sender is not to be held
         elif self.pending_bytes > self._settings.high_watermark_bytes:
-            self._stall(entry[2].sender)
+            self._stall(batch.sender)
 
     def _offer_when_full(self, entry: Entry, *, is_fanout: bool) -> None:
         if not self.is_paused:  # much came in one turn; the writer has not been asked yet
@@ -280,7 +282,7 @@ class Outbox:
                 entry[2].refuse(entry[1], self._refusing, self.name)
                 return
             if self._fits(entry):
-                self._take(entry, is_fanout=is_fanout)
+                self.offer(entry, is_fanout=is_fanout)
                 return
         policy = self._settings.fanout if is_fanout else self._settings.direct
         _WHEN_FULL[policy](self, entry, is_fanout)
@@ -302,7 +304,7 @@ class Outbox:
         excess = self.pending_bytes + len(entry[0]) - self._settings.max_outbox_bytes
         for _, copies, batch in self._cut(*covering(self._entries, excess)):
             batch.refuse(copies, Refusal.DROPPED, self.name)
-        self._take(entry, is_fanout=is_fanout)
+        self.offer(entry, is_fanout=is_fanout)
 
     def _disconnect(self, entry: Entry, is_fanout: bool) -> None:
         self._refuse_full(entry, is_fanout)
@@ -319,18 +321,6 @@ class Outbox:
             self._is_touched = True
             self._flusher.add(self)
 
-    def _next_flush(self) -> list[Entry]:
-        """The entries that one call of the writer gets."""
-        entries = self._entries
-        limit = self._settings.max_flush_bytes
-        if self.pending_bytes > self._ledger.peak_outbox_bytes:
-            self._ledger.peak_outbox_bytes = self.pending_bytes
-        if self.pending_bytes <= limit:
-            self._entries = []
-            self.pending_bytes = 0
-            return entries
-        return self._cut(*fitting(entries, limit)) or [self._take_lines(limit)]
-
     def _take_lines(self, max_bytes: int) -> Entry:
         """Those lines of the oldest entry that fit, or its first one; what is left of it stays the oldest."""
         taken, rest = cut_entry(self._entries[0], max_bytes)
@@ -345,7 +335,17 @@ class Outbox:
         self.pending_bytes -= nbytes
         return taken
 
-    def _hand_over(self, entries: list[Entry]) -> None:
+    def _hand_over(self) -> None:
+        """Make one call of the writer."""
+        entries = self._entries
+        pending, limit = self.pending_bytes, self._settings.max_flush_bytes
+        if pending > self._ledger.peak_outbox_bytes:
+            self._ledger.peak_outbox_bytes = pending
+        if pending <= limit:
+            self._entries = []
+            self.pending_bytes = 0
+        else:
+            entries = self._cut(*fitting(entries, limit)) or [self._take_lines(limit)]
         payload = bytes(entries[0][0]) if len(entries) == 1 else b"".join([entry[0] for entry in entries])
         try:
             self._write(payload)

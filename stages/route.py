@@ -49,19 +49,21 @@ class Route:
     """
 
     def __init__(self, find: Callable[[str], Outbox | Peer | None]) -> None:
-        self._find = find
+        self.find = find  # may be replaced as long as nothing is routed
 
     def __call__(self, batch: Batch) -> Routed | None:
         """Route one batch; copies to unknown recipients are refused here. None when none are left."""
         runs = batch.runs
         if len(runs) == 1 and len(runs[0].recipients) == 1:
-            return self._route_one(batch)
+            place = self.find(runs[0].recipients[0])
+            if isinstance(place, Outbox):  # by far the most frequent
+                return Routed(batch, [(place, runs)])
         grouped: dict[Outbox, list[Run]] = {}
         crossings: dict[Peer, list[tuple[Run, list[str]]]] = {}
         unknown: dict[str, int] = {}  # refused once for each name, however many runs it is in
         for run in runs:
             for name in run.recipients:
-                place = self._find(name)
+                place = self.find(name)
                 if place is None:
                     unknown[name] = unknown.get(name, 0) + run.count
                 elif not isinstance(place, Outbox):
@@ -75,16 +77,6 @@ class Route:
         if not (grouped or crossings):
             return None
         return Routed(batch, list(grouped.items()), list(crossings.items()))
-
-    def _route_one(self, batch: Batch) -> Routed | None:
-        run = batch.runs[0]
-        place = self._find(run.recipients[0])
-        if place is None:
-            batch.refuse(run.count, Refusal.UNKNOWN, run.recipients[0])
-            return None
-        if isinstance(place, Outbox):
-            return Routed(batch, [(place, batch.runs)])
-        return Routed(batch, [], [(place, [(run, [run.recipients[0]])])])
 
 
 def _cross(crossing: list[tuple[Run, list[str]]], run: Run, name: str) -> None:

@@ -92,12 +92,8 @@ def test_session_stays_unread_when_overdrawn_credit_comes_back_in_part() -> None
     assert not reading.is_reading
     session.give_back(1, 0)
     assert reading.is_reading
-    assert reading.settled == 0
     session.give_back(3, rest_bytes)
-    session.settle(8)
-    assert reading.settled == 0
-    session.settle(1)
-    assert reading.settled == 1
+    assert (session.inflight_messages, session.inflight_bytes) == (0, 0)
 
 
 def test_session_does_not_touch_its_connection_when_that_is_read() -> None:
@@ -105,22 +101,39 @@ def test_session_does_not_touch_its_connection_when_that_is_read() -> None:
     session, reading, _ = made()
     session.take(3, 30)
     session.give_back(2, 20)
+    session.finish(1, 10)
+    session.settle(2)
     assert reading.updates == 0
     assert reading.settled == 0
 
 
-def test_session_tells_its_connection_once_when_nothing_is_in_flight() -> None:
+@pytest.mark.parametrize("in_one", [False, True])
+def test_session_tells_its_connection_once_when_it_is_leaving_and_nothing_is_in_flight(in_one: bool) -> None:
     """With the last batch, not before; and its credit is whole again."""
     session, reading, _ = made()
+    session.is_leaving = True
     first, second = session.take(1, 10), session.take(2, 20)
     session.give_back(2, second)
     assert reading.settled == 0
-    session.give_back(1, first)
     session.settle(2)
     assert reading.settled == 0
-    session.settle(1)
+    if in_one:
+        session.finish(1, first)
+    else:
+        session.give_back(1, first)
+        session.settle(1)
     assert reading.settled == 1
-    assert (session.inflight_messages, session.inflight_bytes) == (0, 0)
+    assert (session.inflight_messages, session.inflight_bytes, session.unsettled_messages) == (0, 0, 0)
+
+
+def test_session_is_read_again_when_a_finished_batch_has_held_its_credit() -> None:
+    """The credit comes back with the outcome."""
+    session, reading, _ = made()
+    cost_bytes = session.take(6, 9)
+    reading.update_reading()
+    assert not reading.is_reading
+    session.finish(6, cost_bytes)
+    assert reading.is_reading
 
 
 def test_session_is_read_again_when_the_last_of_its_stalls_ends() -> None:

@@ -261,7 +261,7 @@ async def test_topology_runs_no_stage_when_it_has_nothing_to_do() -> None:
     await turn()
     stages[1].input.send_nowait("x")
     await turn()
-    assert [one.runs for one in stages] == [1, 2, 1]  # the last one was handed it in line
+    assert [one.runs for one in stages] == [1, 2, 2]
     await topology.drain()
 
 
@@ -303,103 +303,6 @@ async def test_topology_ends_its_turn_when_on_error_raises() -> None:
     assert [str(problem["exception"]) for problem in problems] == ["mistake", "mistake"]
     assert "odd" in problems[0]["message"]
     await turns.topology.drain()
-
-
-# Taking in past the channels.
-
-
-def not_called() -> None:
-    """For items that do not wait."""
-    pytest.fail("it did not wait")
-
-
-async def test_topology_handles_an_offered_item_at_once_when_nothing_is_under_way() -> None:
-    """Through all stages before `offer` returns; what is done once a turn is done once, at its end."""
-    arrived: list[int] = []
-    turns = Turns(stage(), stage(arrived.append))
-    await turn()
-    before = turns.count
-    for number in range(5):
-        assert turns.topology.offer(number, 1, not_called)
-        assert arrived[-1] == number
-    assert turns.is_inside
-    await turn()
-    assert not turns.is_inside
-    assert turns.count == before + 1
-    assert [one.handled for one in turns.topology.statistics()] == [5, 5]
-    await turns.topology.drain()
-
-
-async def test_topology_keeps_an_offered_item_when_it_is_not_started() -> None:
-    """It waits in the first channel, as one that is sent does."""
-    arrived: list[int] = []
-    topology = Topology([stage(), stage(arrived.append)])
-    assert topology.offer(1, 1, not_called)
-    assert arrived == []
-    topology.start()
-    await turn()
-    assert arrived == [1]
-    await topology.drain()
-
-
-async def test_topology_finishes_an_item_first_when_its_handler_offers_another() -> None:
-    """The second one does not overtake the first, which is still between two stages."""
-    arrived: list[int] = []
-
-    def handler(item: int) -> int:
-        if item == 1:
-            assert topology.offer(2, 1, not_called)
-        return item
-
-    topology = running(stage(handler), stage(arrived.append))
-    await turn()
-    topology.offer(1, 1, not_called)
-    assert arrived == [1]
-    await turn()
-    assert arrived == [1, 2]
-    await topology.drain()
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    st.lists(st.tuples(capacities, st.booleans()), min_size=1, max_size=4),
-    st.lists(st.tuples(st.booleans(), st.integers(0, 2)), max_size=30),
-)
-async def test_topology_keeps_the_order_when_items_are_offered_and_sent(
-    kinds: list[tuple[int, bool]], arrivals: list[tuple[bool, int]]
-) -> None:
-    """Whatever waits where, none that went past the channels overtakes one that went through them."""
-    arrived: list[int] = []
-    stages = [
-        stage(pass_later if is_asynchronous else pass_through, capacity=capacity, key=lambda _: "one")
-        for capacity, is_asynchronous in kinds
-    ]
-    topology = running(*stages, stage(arrived.append))
-    for number, (is_offered, turns) in enumerate(arrivals):
-        (topology if is_offered else topology.input).offer(number, 1, lambda: None)
-        for _ in range(turns):
-            await asyncio.sleep(0)
-    await topology.drain()
-    assert arrived == list(range(len(arrivals)))
-
-
-async def test_topology_reports_when_on_error_raises_for_an_offered_item() -> None:
-    """It is the loop that hears of it, not whoever offered; the item has been taken."""
-    problems: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
-
-    def mistaken(_item: Any, _error: Exception) -> None:
-        raise RuntimeError("mistake")
-
-    def handler(_item: int) -> None:
-        raise ValueError
-
-    topology = running(stage(handler, on_error=mistaken))
-    await turn()
-    assert topology.offer(1, 1, not_called)
-    assert [str(problem["exception"]) for problem in problems] == ["mistake"]
-    assert topology.offer(2, 1, not_called)
-    await topology.drain()
 
 
 def test_topology_refuses_when_it_has_no_stage() -> None:

@@ -46,6 +46,11 @@ class FakeSender:
         """See `Sender`."""
         self.settled += messages
 
+    def finish(self, messages: int, nbytes: int) -> None:
+        """See `Sender`."""
+        self.give_back(messages, nbytes)
+        self.settle(messages)
+
     def stall(self) -> None:
         """See `Sender`."""
         self.stalls += 1

@@ -12,11 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.line_codec import LineCodec, LineFramer, Parsed, most_entries, most_tail_bytes
+from stages.line_codec import LineCodec, LineFramer, most_entries, most_tail_bytes
 from stages.login_name import login_problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from stages.message import Run
 
 _MAX_LINE_BYTES = 40
 _MAX_RECIPIENTS = 3
@@ -91,17 +93,17 @@ def _hear(pieces: Iterable[bytes], codec: LineCodec | None = None) -> Said:
 
 
 def _add(said: Said, codec: LineCodec, block: bytes) -> None:
-    parsed = codec.parse(block, block.count(b"\n"))
-    said.messages.extend(_messages(parsed))
-    said.rejected.update(parsed.rejected)
+    runs, rejected = codec.parse(block, block.count(b"\n"))
+    said.messages.extend(_messages(runs))
+    said.rejected.update(rejected)
 
 
-def _messages(parsed: Parsed) -> list[tuple[tuple[str, ...], str]]:
-    for run in parsed.runs:
+def _messages(runs: list[Run]) -> list[tuple[tuple[str, ...], str]]:
+    for run in runs:
         assert run.count == run.texts.count(b"\n") > 0
         assert run.texts.endswith(b"\n")
         assert run.recipients
-    return [(message.recipients, message.text) for run in parsed.runs for message in run.messages()]
+    return [(message.recipients, message.text) for run in runs for message in run.messages()]
 
 
 def _cut(stream: bytes, cuts: list[int]) -> list[bytes]:
@@ -172,7 +174,7 @@ def test_parse_is_equal_when_block_is_whole_or_in_lines(head: bytes, first: byte
     lines[0] = head + first + texts[0].encode() + b"\n"
     codec = LineCodec(_MAX_RECIPIENTS)
     codec.parse(head + b":\n", 1)
-    whole = _messages(codec.parse(b"".join(lines), len(lines)))
+    whole = _messages(codec.parse(b"".join(lines), len(lines))[0])
     assert whole == [_reference_line(line[:-1]) for line in lines]
 
 
@@ -188,21 +190,20 @@ def test_parse_rewrites_a_block_as_a_whole_when_it_is_plain_and_known(text: byte
     """The usual traffic is never looked at line by line."""
     codec = LineCodec(_MAX_RECIPIENTS)
     codec.parse(b"bob, eve:\n", 1)
-    (run,) = codec.parse(_NeverSplit((b"bob, eve: " + text + b"\n") * 9), 9).runs
+    (run,), _ = codec.parse(_NeverSplit((b"bob, eve: " + text + b"\n") * 9), 9)
     assert (run.recipients, run.texts, run.count) == (("bob", "eve"), (text + b"\n") * 9, 9)
 
 
 def test_parse_joins_neighbours_when_recipients_are_the_same() -> None:
     """Runs end where the recipients change, however these were written; rejected lines end no run."""
-    parsed = LineCodec(2).parse(b"bob:1\nbob ,:2\nx\n\nbob,bob: 3\nbob,eve:4\neve,bob:5\nbob:6\n", 8)
-    runs = [(run.recipients, run.texts) for run in parsed.runs]
-    assert runs == [
+    runs, rejected = LineCodec(2).parse(b"bob:1\nbob ,:2\nx\n\nbob,bob: 3\nbob,eve:4\neve,bob:5\nbob:6\n", 8)
+    assert [(run.recipients, run.texts) for run in runs] == [
         (("bob",), b"1\n2\n3\n"),
         (("bob", "eve"), b"4\n"),
         (("eve", "bob"), b"5\n"),
         (("bob",), b"6\n"),
     ]
-    assert parsed.rejected == {"bad-line": 1}
+    assert rejected == {"bad-line": 1}
 
 
 @pytest.mark.parametrize(
@@ -250,12 +251,12 @@ def test_parse_keeps_the_protocol_when_lines_are_odd(
     codec = LineCodec(3)
     if is_known:
         codec.parse(line + b"\n", 1)
-    parsed = codec.parse(line + b"\n", 1)
+    runs, rejected = codec.parse(line + b"\n", 1)
     if isinstance(expected, str):
-        assert parsed == Parsed([], {expected: 1})
+        assert (runs, rejected) == ([], {expected: 1})
     else:
-        assert _messages(parsed) == ([] if expected is None else [expected])
-        assert parsed.rejected == {}
+        assert _messages(runs) == ([] if expected is None else [expected])
+        assert rejected == {}
 
 
 @pytest.mark.parametrize("code", [*range(0xA1), 0xAD])
@@ -266,7 +267,7 @@ def test_parse_refuses_when_text_or_name_has_a_control_character(code: int) -> N
         return
     codec = LineCodec(9)
     for line in (f"bob: a{chr(code)}b", f"bob: {chr(code)}é", f"b{chr(code)}b: x"):
-        rejected = codec.parse(line.encode() + b"\n", 1).rejected
+        _, rejected = codec.parse(line.encode() + b"\n", 1)
         if is_control and chr(code) != "\t":
             assert rejected == {"bad-text": 1}
         elif chr(code) != ":":
@@ -275,9 +276,9 @@ def test_parse_refuses_when_text_or_name_has_a_control_character(code: int) -> N
 
 def test_parse_refuses_only_the_bad_lines_when_a_block_has_both() -> None:
     """One bad line does not taint its neighbours."""
-    parsed = LineCodec(3).parse(b"bob: 1\nbob: \xff\nbob: 2\nbob: \x07\nno\nbob: \xc3\xa9\n", 6)
-    assert _messages(parsed) == [(("bob",), "1"), (("bob",), "2"), (("bob",), "é")]
-    assert parsed.rejected == {"bad-text": 2, "bad-line": 1}
+    runs, rejected = LineCodec(3).parse(b"bob: 1\nbob: \xff\nbob: 2\nbob: \x07\nno\nbob: \xc3\xa9\n", 6)
+    assert _messages(runs) == [(("bob",), "1"), (("bob",), "2"), (("bob",), "é")]
+    assert rejected == {"bad-text": 2, "bad-line": 1}
 
 
 # Encoding.
@@ -297,9 +298,9 @@ def test_encode_puts_the_prefix_before_each_text_when_there_are_many() -> None:
 def test_encode_is_undone_when_its_lines_are_parsed(login: str, texts: list[str]) -> None:
     """What is encoded is itself in the protocol, with the head `from LOGIN`, and decodes to what was said."""
     encoded = LineCodec.encode(LineCodec.prefix(login), "".join(f"{text}\n" for text in texts).encode())
-    parsed = LineCodec(9).parse(encoded, len(texts))
+    runs, _ = LineCodec(9).parse(encoded, len(texts))
     head = unicodedata.normalize("NFC", f"from {login}")
-    assert _messages(parsed) == [((head,), text) for text in texts]
+    assert _messages(runs) == [((head,), text) for text in texts]
 
 
 @given(_LOGINS, _STREAMS, st.booleans())
@@ -310,7 +311,8 @@ def test_encode_forges_no_line_when_a_user_says_anything(login: str, stream: byt
     if is_known:
         codec.parse(block, block.count(b"\n"))
     prefix = LineCodec.prefix(login)
-    for run in codec.parse(block, block.count(b"\n")).runs:
+    runs, _ = codec.parse(block, block.count(b"\n"))
+    for run in runs:
         encoded = LineCodec.encode(prefix, run.texts)
         lines = encoded.split(b"\n")
         assert lines.pop() == b""
@@ -356,7 +358,7 @@ def test_most_entries_is_never_less_than_there_are_when_parsed(lines: list[str])
     """What is counted before a block is parsed covers every batch that can be made of it."""
     data = "".join(f"{line}\n" for line in lines).encode()
     count = data.count(b"\n")
-    runs = LineCodec(_MAX_RECIPIENTS).parse(data, count).runs if data else []
+    runs, _ = LineCodec(_MAX_RECIPIENTS).parse(data, count) if data else ([], {})
     assert sum(len(run.recipients) for run in runs) <= most_entries(data, count, _MAX_RECIPIENTS)
 
 
@@ -420,4 +422,4 @@ def test_parse_still_knows_lists_when_the_cache_was_flooded() -> None:
         codec.parse(b"%d: x\n" % number, 1)
     block = b"bob: hi\n" * 9
     codec.parse(block, 9)
-    assert _messages(codec.parse(_NeverSplit(block), 9)) == [(("bob",), "hi")] * 9
+    assert _messages(codec.parse(_NeverSplit(block), 9)[0]) == [(("bob",), "hi")] * 9
