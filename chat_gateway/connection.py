@@ -17,7 +17,7 @@ from chat_gateway.lifecycle import CLAIMING, HELD_BACK, NO_ROOM, TURN_OVER, Stat
 from chat_gateway.login import Login
 from chat_gateway.read_buffers import LITTLE_READS
 from chat_gateway.sockets import is_peer_gone, unsent_bytes
-from stages.line_codec import LineFramer, most_entries
+from stages.line_codec import LineFramer, line_count, most_entries
 from stages.message import ENTRY_BYTES, Block
 
 if TYPE_CHECKING:
@@ -336,7 +336,7 @@ class Connection(asyncio.BufferedProtocol):
     def _push(self, block: bytes) -> None:
         session, connections = self.session, self._all
         assert session is not None
-        lines = block.count(b"\n")
+        lines = line_count(block)
         cost_bytes = session.take(lines, len(block))
         entries = most_entries(block, lines, connections.limits.max_recipients)
         taken = Block(session, block, lines, cost_bytes, cost_bytes + entries * ENTRY_BYTES)
