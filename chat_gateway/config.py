@@ -151,13 +151,13 @@ class OutboxConfig(Section):
     """Bytes that may wait for one writer. Choose what a good client may fall behind in a short pause; it
     counts once for each connection in the memory.
     """
-    high_watermark_bytes: int = Field(default=262_144, ge=1, le=1_073_741_824)
-    """Above it the senders to this writer are stalled. Choose half of max_outbox_bytes, which leaves room
-    for what is already on its way.
+    high_watermark_bytes: int = Field(default=16_384, ge=1, le=1_073_741_824)
+    """Above it the senders to this writer are stalled. Choose it small: as long as the reader keeps up
+    nothing waits here, and what is taken for one that does not costs all others time.
     """
-    low_watermark_bytes: int = Field(default=65_536, ge=0, le=1_073_741_824)
-    """At or below it stalled senders run on. Choose a quarter of the high watermark: pauses are rare and
-    the writer does not run dry.
+    low_watermark_bytes: int = Field(default=4_096, ge=0, le=1_073_741_824)
+    """At or below it stalled senders run on. Choose a quarter of the high watermark: pauses are rare, and
+    send_buffer_bytes keeps the writer from running dry.
     """
     send_buffer_bytes: int = Field(default=65_536, ge=2048, le=16_777_216)
     """The send buffer of each socket in the kernel (SO_SNDBUF). Small shows a slow reader soon; raise it

@@ -153,7 +153,7 @@ def test_load_reports_all_problems_when_every_source_has_some(tmp_path: Path) ->
         Problem("outbox.linger_s", "inf is not a finite number", "a number from 0 to 3600", file),
         Problem(
             "outbox.low_watermark_bytes",
-            "300000 does not fit outbox.high_watermark_bytes, which is 262144",
+            "300000 does not fit outbox.high_watermark_bytes, which is 16384",
             "less than outbox.high_watermark_bytes",
             file,
         ),
@@ -227,7 +227,7 @@ def test_unknown_variable_is_refused_with_the_nearest_variable_when_it_has_the_p
             ["outbox.high_watermark_bytes=1000"],
             Problem(
                 "outbox.high_watermark_bytes",
-                "1000 does not fit outbox.low_watermark_bytes, which is 65536",
+                "1000 does not fit outbox.low_watermark_bytes, which is 4096",
                 "more than outbox.low_watermark_bytes",
                 "--set",
             ),

@@ -18,6 +18,7 @@ LINE = b"x" * 489  # 500 bytes with what is put around it
 TOO_LONG = b"x" * 20_000
 # A kernel keeps what a peer does not read for much longer than a test lasts.
 SHORT_LINGER = options(
+    outbox__high_watermark_bytes=256 * KIB,  # what one sender fills several outboxes with must not stall it
     outbox__linger_s=0.4,
     outbox__write_timeout_s=0.2,
     outbox__evict_after_s=1,
