@@ -3,10 +3,10 @@
 A sender whose socket takes nothing leaves out what is due meanwhile and does not make up for it, so the rate
 is never above the one asked for; until it takes something again it is not tried, and while none does, this
 process sleeps. It has the lowest priority: elsewhere, where such peers are, they would take no processor
-time from the gateway and its healthy clients; what they leave out for want of it is counted. Senders read what the gateway says
-to them; recipients read nothing after their login has been proved. They do not learn that they were closed
-either: what the kernel still has for them stands before the end of the stream. When each was closed is in
-the gateway's log.
+time from the gateway and its healthy clients; what they leave out for want of it is counted. Senders read
+what the gateway says to them; recipients read nothing after their login has been proved. They do not learn
+that they were closed either: what the kernel still has for them stands before the end of the stream. When
+each was closed is in the gateway's log.
 """
 
 from __future__ import annotations
