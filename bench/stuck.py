@@ -2,11 +2,11 @@
 
 A sender whose socket takes nothing leaves out what is due meanwhile and does not make up for it, so the rate
 is never above the one asked for; until it takes something again it is not tried, and while none does, this
-process sleeps. It has the lowest priority: elsewhere, where such peers are, they would take no processor
-time from the gateway and its healthy clients; what they leave out for want of it is counted. Senders read
-what the gateway says to them; recipients read nothing after their login has been proved. They do not learn
-that they were closed either: what the kernel still has for them stands before the end of the stream. When
-each was closed is in the gateway's log.
+process sleeps. It runs when the processors have nothing else to do: elsewhere, where such peers are, they
+would take no processor time from the gateway and its healthy clients; what they leave out for want of it is
+counted. Senders read what the gateway says to them; recipients read nothing after their login has been
+proved. They do not learn that they were closed either: what the kernel still has for them stands before the
+end of the stream. When each was closed is in the gateway's log.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ _RECEIVE_BUFFER_BYTES = 2048
 _MAX_BURST = 64  # lines that one sender sends at once after a delay of the generator; the rest is left out
 _MAX_EVENTS = 1024
 _MAX_WAIT_S = 0.05
-_NICENESS = 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +202,7 @@ def run_stuck(options: StuckOptions, on_begun: Callable[[], None]) -> Figures:
     Raises:
         LoginError: a connection could not be opened or did not prove its login.
     """
-    os.nice(_NICENESS)
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     with select.epoll() as poll:  # opened before the sockets: `select` takes low descriptors only
         stuck = Stuck(options, poll)
         try:
