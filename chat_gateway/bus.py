@@ -268,8 +268,14 @@ class Bus:
     def only_there(self, link: Link, batch: Batch, cuts: Sequence[Cut], *, is_fanout: bool) -> Sequence[Cut]:
         """See `LinkOwner`."""
         leads_to = self.routes.leads_to
-        if all(leads_to(name, link) for cut in cuts for name in cut.names):
-            return cuts
+        for cut in cuts:
+            for name in cut.names:
+                if not leads_to(name, link):
+                    return self._without_others(link, batch, cuts, is_fanout=is_fanout)
+        return cuts
+
+    def _without_others(self, link: Link, batch: Batch, cuts: Sequence[Cut], *, is_fanout: bool) -> list[Cut]:
+        leads_to = self.routes.leads_to
         there = []
         for names, payload, copies in cuts:
             stay = [name for name in names if leads_to(name, link)]

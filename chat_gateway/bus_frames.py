@@ -256,6 +256,9 @@ class Frames:
             FrameError: the stream is none of frames; nothing after that can be trusted.
         """
         rest = self._rest
+        size = len(data) - _LENGTH_BYTES
+        if not rest and int.from_bytes(data[:_LENGTH_BYTES], "big") == size <= self._max_frame_bytes:
+            return [self._decoded(data[_LENGTH_BYTES:])]  # one whole frame: by far the most frequent
         rest += data
         messages: list[object] = []
         begin, end = 0, len(rest)
@@ -267,10 +270,13 @@ class Frames:
                 if end - begin - _LENGTH_BYTES < size:
                     break
                 begin += _LENGTH_BYTES
-                try:
-                    messages.append(self._decoder.decode(view[begin : begin + size]))
-                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                    raise FrameError(f"a frame that is no message: {error}") from None
+                messages.append(self._decoded(view[begin : begin + size]))
                 begin += size
         del rest[:begin]
         return messages
+
+    def _decoded(self, body: bytes | memoryview) -> object:
+        try:
+            return self._decoder.decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise FrameError(f"a frame that is no message: {error}") from None

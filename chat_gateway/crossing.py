@@ -45,7 +45,18 @@ class Destination(Protocol):
 class Crossing:
     """Copies of one batch in one frame; made by a link, ends with the outcome of its last copy."""
 
-    __slots__ = ("batch", "cuts", "delivered", "id", "is_fanout", "origin", "pending", "returned", "runs_on")
+    __slots__ = (
+        "batch",
+        "cuts",
+        "delivered",
+        "id",
+        "is_fanout",
+        "names",
+        "origin",
+        "pending",
+        "returned",
+        "runs_on",
+    )
 
     def __init__(
         self, frame_id: int, batch: Batch, cuts: Sequence[Cut], origin: Origin, *, is_fanout: bool
@@ -54,7 +65,11 @@ class Crossing:
         self.batch = batch  # what it is a part of
         self.cuts = [(names, copies) for names, _, copies in cuts]  # without the payload, which the link has
         self.is_fanout = is_fanout
-        self.pending = sum(len(names) * copies for names, copies in self.cuts)  # copies without an outcome
+        self.names: list[str] = []  # every login that gets copies of it, as often as it is named
+        self.pending = 0  # copies without an outcome
+        for names, _, copies in cuts:
+            self.names += names
+            self.pending += len(names) * copies
         self.delivered = 0  # copies
         self.returned: set[str] | None = None  # names that were not there
         self.runs_on = batch.runs_on
@@ -64,11 +79,6 @@ class Crossing:
     def sender(self) -> Sender:
         """See `Copies`."""
         return self.batch.sender
-
-    @property
-    def names(self) -> list[str]:
-        """Every login that gets copies of it, as often as it is named."""
-        return [name for names, _ in self.cuts for name in names]
 
     def return_credit(self) -> None:
         """See `Copies`."""
@@ -100,7 +110,11 @@ class Crossing:
 
     def end_delivered(self) -> None:
         """All copies without an outcome were delivered."""
-        self.take(Part(self.id, self.pending, [], [], False))
+        pending, self.pending = self.pending, 0
+        if pending:
+            self.delivered += pending
+            self.batch.deliver(pending)
+            self.origin.on_crossed(self)
 
     def take(self, part: Part) -> None:
         """What the other worker says of some of them; says it of no more than there are."""
@@ -193,8 +207,11 @@ class Arrival:
         self.runs_on = False
         self._destination = destination
         self._ledger = ledger
-        self._pending = sum(len(cut.names) * cut.copies for cut in carry.cuts)
-        self._counted_bytes = sum(len(cut.payload) + len(cut.names) * ENTRY_BYTES for cut in carry.cuts)
+        self._pending = self._counted_bytes = 0
+        for cut in carry.cuts:
+            names = len(cut.names)
+            self._pending += names * cut.copies
+            self._counted_bytes += len(cut.payload) + names * ENTRY_BYTES
         ledger.buffered_bytes += self._counted_bytes
         self._delivered = 0  # copies, since the last report
         self._refused: list[Refused] = []
@@ -228,11 +245,11 @@ class Arrival:
     def take_report(self) -> Part | None:
         """What happened since the last report; None when that is: all that was left was delivered."""
         self._is_reported = True
+        if not (self._pending or self._refused or self._returned):
+            return None  # nothing will follow
         part = Part(self.id, self._delivered, self._refused, self._returned, self._returns_credit)
         self._delivered, self._refused, self._returned, self._returns_credit = 0, [], [], False
-        if self._pending or part.refused or part.returned:
-            return part
-        return None
+        return part
 
     def _changed(self, copies: int, *, is_awaited: bool = False) -> None:
         self._pending -= copies

@@ -29,7 +29,7 @@ from stages.message import Refusal
 from stages.route import Cut
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import msgspec
 
@@ -160,16 +160,16 @@ class Link(asyncio.Protocol):
     def carry(self, batch: Batch, cuts: Sequence[Cut], *, is_fanout: bool) -> None:
         """See `Peer`."""
         assert self.outbox is not None
-        counts = self._owner.counts
+        counts, waiting = self._owner.counts, self.waiting
         for group in _framed(self._owner.only_there(self, batch, cuts, is_fanout=is_fanout)):
             self._last_id += 1
             crossing = Crossing(self._last_id, batch, group, self, is_fanout=is_fanout)
             self._crossings[crossing.id] = crossing
             for name in crossing.names:
-                self.waiting[name] = self.waiting.get(name, 0) + 1
+                waiting[name] = waiting.get(name, 0) + 1
             counts.batches_out += 1
             counts.copies_out += crossing.pending
-            carried = [bus_frames.Cut(names, payload, copies) for names, payload, copies in group]
+            carried = cast("list[bus_frames.Cut]", group)  # tuples of the same fields are encoded alike
             frame = encode_frame(Carry(crossing.id, batch.sender.login, is_fanout, carried))
             self.outbox.offer((frame, crossing.pending, crossing), is_fanout=is_fanout)
 
@@ -294,11 +294,14 @@ class Link(asyncio.Protocol):
                 crossing.take(part)
 
 
-def _framed(cuts: Sequence[Cut]) -> Iterator[list[Cut]]:
+def _framed(cuts: Sequence[Cut]) -> Iterable[Sequence[Cut]]:
     """Group cuts into frames of bounded size; a cut that is too large for one is cut at line ends."""
-    if len(cuts) == 1 and len(cuts[0].payload) <= _MAX_CARRY_BYTES and len(cuts[0].names) <= _MAX_NAMES:
-        yield [cuts[0]]
-        return
+    if len(cuts) == 1 and len(cuts[0][1]) <= _MAX_CARRY_BYTES and len(cuts[0][0]) <= _MAX_NAMES:
+        return (cuts,)
+    return _grouped(cuts)
+
+
+def _grouped(cuts: Sequence[Cut]) -> Iterator[list[Cut]]:
     group: list[Cut] = []
     size = 0
     for cut in cuts:

@@ -32,13 +32,16 @@ class Deliver:
         batch, deliveries, crossings = routed
         prefix = batch.sender.prefix
         runs = batch.runs
-        if len(runs) == 1 and not crossings:  # by far the most frequent
+        if len(runs) == 1:  # by far the most frequent
             (run,) = runs
             is_fanout = len(run.recipients) > 1
-            entry: Entry = (self._encode(prefix, run.texts), run.count, batch)
+            payload = self._encode(prefix, run.texts)
             batch.runs = []
+            entry: Entry = (payload, run.count, batch)
             for outbox, _ in deliveries:
                 outbox.offer(entry, is_fanout=is_fanout)
+            for peer, ((_, names),) in crossings:
+                peer.carry(batch, (Cut(names, payload, run.count),), is_fanout=is_fanout)
             return
         for run in runs:  # before the first offer: what can fail has not delivered half a batch
             run.encoded = self._encode(prefix, run.texts)

@@ -55,9 +55,12 @@ class Route:
         """Route one batch; copies to unknown recipients are refused here. None when none are left."""
         runs = batch.runs
         if len(runs) == 1 and len(runs[0].recipients) == 1:
-            place = self.find(runs[0].recipients[0])
+            name = runs[0].recipients[0]
+            place = self.find(name)
             if isinstance(place, Outbox):  # by far the most frequent
                 return Routed(batch, [(place, runs)])
+            if place is not None:
+                return Routed(batch, [], [(place, [(runs[0], [name])])])
         grouped: dict[Outbox, list[Run]] = {}
         crossings: dict[Peer, list[tuple[Run, list[str]]]] = {}
         unknown: dict[str, int] = {}  # refused once for each name, however many runs it is in
