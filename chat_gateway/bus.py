@@ -23,7 +23,6 @@ from retry.policy import RetryPolicy
 from stages.login_name import MAX_LOGIN_BYTES
 from stages.message import Batch, Ledger, Refusal
 from stages.outbox import Outbox, OutboxSettings
-from stages.route import Cut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from stages.flusher import Flusher
     from stages.ladder import Ladder
     from stages.outbox import Entry
-    from stages.route import Peer
+    from stages.route import Cut, Peer
     from stages.writer import Owner, Writer
 
 __all__ = ["Bus", "Neighbourhood"]
@@ -267,24 +266,7 @@ class Bus:
 
     def only_there(self, link: Link, batch: Batch, cuts: Sequence[Cut], *, is_fanout: bool) -> Sequence[Cut]:
         """See `LinkOwner`."""
-        leads_to = self.routes.leads_to
-        for cut in cuts:
-            for name in cut.names:
-                if not leads_to(name, link):
-                    return self._without_others(link, batch, cuts, is_fanout=is_fanout)
-        return cuts
-
-    def _without_others(self, link: Link, batch: Batch, cuts: Sequence[Cut], *, is_fanout: bool) -> list[Cut]:
-        leads_to = self.routes.leads_to
-        there = []
-        for names, payload, copies in cuts:
-            stay = [name for name in names if leads_to(name, link)]
-            if stay:
-                there.append(Cut(stay, payload, copies))
-            for name in names:
-                if not leads_to(name, link):
-                    self.routes.pass_on(name, Waiting(payload, copies, batch, is_fanout))
-        return there
+        return self.routes.only_to(link, batch, cuts, is_fanout=is_fanout)
 
     def on_answered(self, login: str, crossing: Crossing) -> None:
         """See `LinkOwner`."""

@@ -104,6 +104,29 @@ class Routes:
         """Whether copies for this login go there now."""
         return self._table.get(login) is peer
 
+    def only_to(
+        self, peer: AwaitedPeer, batch: Batch, cuts: Sequence[Cut], *, is_fanout: bool
+    ) -> Sequence[Cut]:
+        """Those copies that still go there; the others, which were routed before, are passed on."""
+        for names, _, _ in cuts:
+            for name in names:
+                if not self.leads_to(name, peer):
+                    return self._without_others(peer, batch, cuts, is_fanout=is_fanout)
+        return cuts
+
+    def _without_others(
+        self, peer: AwaitedPeer, batch: Batch, cuts: Sequence[Cut], *, is_fanout: bool
+    ) -> list[Cut]:
+        there = []
+        for names, payload, copies in cuts:
+            stay = [name for name in names if self.leads_to(name, peer)]
+            if stay:
+                there.append(Cut(stay, payload, copies))
+            for name in names:
+                if not self.leads_to(name, peer):
+                    self.pass_on(name, Waiting(payload, copies, batch, is_fanout))
+        return there
+
     def pass_on(self, login: str, waiting: Waiting) -> None:
         """Send copies on that came to a place that their login has left since they were routed."""
         place = self._table.get(login) or self.find_unknown(login)

@@ -234,9 +234,9 @@ class Stage(Generic[In, Out]):
             self._receive.free(weight)
 
     def _unblock(self) -> None:
-        assert self._blocked_by is not None
-        self._leave(*self._blocked_by)
-        self._blocked_by = None
+        blocked_by, self._blocked_by = self._blocked_by, None
+        assert blocked_by is not None
+        self._leave(*blocked_by)
         self._wake()
 
     # Ways out, for either kind of handler.
