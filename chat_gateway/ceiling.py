@@ -32,33 +32,36 @@ class Ceiling:
         buffers: narrowed when it is full.
     """
 
-    __slots__ = ("_buffers", "_ledger", "_sessions", "full_bytes", "has_held", "high_bytes")
+    __slots__ = ("_buffers", "_full_bytes", "_high_bytes", "_ledger", "_sessions", "has_held")
 
     def __init__(
         self, ledger: Ledger, max_buffered_bytes: int, sessions: Sized, buffers: ReadBuffers
     ) -> None:
         self._ledger = ledger
         self._buffers = buffers
-        self.high_bytes = int(max_buffered_bytes * HIGH)
-        self.full_bytes = int(max_buffered_bytes * FULL)
+        self._high_bytes = int(max_buffered_bytes * HIGH)
+        self._full_bytes = int(max_buffered_bytes * FULL)
         self._sessions = sessions
         self.has_held = False  # somebody was held for being full, since this was last set back
 
-    def on_full(self) -> None:
-        """A read has passed `full_bytes`."""
-        self.has_held = True
-        self._buffers.narrow()
+    def count(self, nbytes: int) -> None:
+        """A read has brought what counts so many bytes; whoever took it sees to it that they go again."""
+        ledger = self._ledger
+        ledger.buffered_bytes += nbytes
+        if ledger.buffered_bytes > self._full_bytes:
+            self.has_held = True
+            self._buffers.narrow()
 
     def holds(self, inflight_bytes: int) -> bool:
         """Whether a session that has so many bytes in flight must not be read now."""
-        if self._ledger.buffered_bytes <= self.high_bytes:
+        if self._ledger.buffered_bytes <= self._high_bytes:
             return False
         if self.is_full:
             self.has_held = True
             return True
-        return inflight_bytes * max(len(self._sessions), 1) > self.high_bytes
+        return inflight_bytes * max(len(self._sessions), 1) > self._high_bytes
 
     @property
     def is_full(self) -> bool:
         """No room for another connection."""
-        return self._ledger.buffered_bytes > self.full_bytes
+        return self._ledger.buffered_bytes > self._full_bytes

@@ -1,8 +1,9 @@
 """Who gets a login: its holder here is looked at first, then the other workers are asked.
 
-A holder whose socket is not read does not notice that its client has gone. So it is looked at, and, where
-that says nothing, told something: what arrives at a client that has died is answered with a reset. Knows
-connections only as `Reading`, and other workers only as `Others`.
+A holder may not have noticed that its client has gone: its loop has not come to it, or its socket is not
+read. So it is looked at, and, where that says nothing of one that is not read, told something: what arrives
+at a client that has died is answered with a reset. Knows connections only as `Reading`, and other workers
+only as `Others`.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class Claims:
         if holder is None or holder.reading.end_if_gone():
             on_checked(True)
         elif holder.reading.is_reading:
-            on_checked(False)  # it would have noticed
+            on_checked(False)  # of any other end its loop hears by itself
         else:
             holder.reading.nudge()
             self._look_later(holder, 0, on_checked)

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, cast
 
 from chat_gateway.closing import Closing
 from chat_gateway.disconnect import Disconnect
-from chat_gateway.lifecycle import CLAIMING, HELD_BACK, NO_ROOM, TURN_OVER, State
+from chat_gateway.lifecycle import CLAIMING, HELD_BACK, NO_ROOM, OPEN, TURN_OVER, State
 from chat_gateway.login import Login
 from chat_gateway.read_buffers import LITTLE_READS
 from chat_gateway.sockets import is_peer_gone, unsent_bytes
-from stages.line_codec import LineFramer, line_count, most_entries
-from stages.message import ENTRY_BYTES, Block
+from stages.line_codec import LineFramer
 
 if TYPE_CHECKING:
     from chat_gateway.connections import Connections
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from stages.outbox import Outbox
 
 __all__ = ["Connection"]
-
-_OPEN = State.OPEN  # looked up for each read
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -141,10 +138,10 @@ class Connection(asyncio.BufferedProtocol):
         if self._closed_waiter is not None:
             self._closed_waiter.set_result(None)
         self._all.on_lost(self)
-        if self.session is None or not self.session.unsettled_messages:
-            self._all.settle(self)
-        else:
+        if self.session is not None and self.session.unsettled_messages:
             self.session.is_leaving = True
+        else:
+            self._all.settle(self)
 
     # What the session calls.
 
@@ -193,9 +190,11 @@ class Connection(asyncio.BufferedProtocol):
             self.outbox.notify("login-contested", "someone else asks for your name")
 
     def end_if_gone(self) -> bool:
-        """End it if its peer has gone, which a connection that is not read does not notice by itself."""
-        transport = self._transport
-        if self.is_reading or transport is None or not is_peer_gone(transport.get_extra_info("socket")):
+        """End it if its peer has gone, which it may not have noticed, and does not while it is not read."""
+        if self._transport is None:
+            return False
+        sock = self._transport.get_extra_info("socket")
+        if not is_peer_gone(sock, is_read=self.is_reading):
             return False
         if self.session is not None and self.outbox is not None:
             self._all.claims.release(self.session)
@@ -309,7 +308,7 @@ class Connection(asyncio.BufferedProtocol):
         return self.session is None or self.session.may_read
 
     def _on_data(self, data: bytes) -> None:
-        if self.state == _OPEN:
+        if self.state == OPEN:
             block, is_too_long = self._framer.feed(data)
             if block:
                 self._push(block)
@@ -336,18 +335,11 @@ class Connection(asyncio.BufferedProtocol):
     def _push(self, block: bytes) -> None:
         session, connections = self.session, self._all
         assert session is not None
-        lines = line_count(block)
-        cost_bytes = session.take(lines, len(block))
-        entries = most_entries(block, lines, connections.limits.max_recipients)
-        taken = Block(session, block, lines, cost_bytes, cost_bytes + entries * ENTRY_BYTES)
-        ledger = connections.ledger
-        ledger.buffered_bytes += taken.counted_bytes
-        if ledger.buffered_bytes > connections.ceiling.full_bytes:
-            connections.ceiling.on_full()
+        taken = session.take(block)
         try:
-            is_in = connections.input.offer(taken, lines, self._on_room)
+            is_in = connections.input.offer(taken, taken.lines, self._on_room)
         except Exception:
-            taken.discard(ledger)
+            taken.discard(connections.ledger)
             raise
         if not is_in:
             connections.on_saturated()

@@ -11,6 +11,8 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from pipeline.token_bucket import TokenBucket
+from stages.line_codec import line_count, most_entries
+from stages.message import ENTRY_BYTES, Block
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +60,10 @@ class Reading(Protocol):
         """Send its peer something: one that has died without a word answers with a reset."""
 
     def end_if_gone(self) -> bool:
-        """End it if its peer has gone unnoticed, as happens while reading is paused; True if so."""
+        """End it if its peer has gone and it has not noticed; True if so.
+
+        While it is read, only a broken connection counts: who has just ended the stream may await answers.
+        """
 
 
 class Session:
@@ -121,15 +126,18 @@ class Session:
             and not self._ceiling.holds(self.inflight_bytes)
         )
 
-    def take(self, messages: int, nbytes: int) -> int:
-        """Use credit for what was read, which may be overdrawn by one read; returns the bytes it counts."""
-        cost_bytes = nbytes + BLOCK_OVERHEAD_BYTES + messages * LINE_OVERHEAD_BYTES
-        self.inflight_messages += messages
-        self.unsettled_messages += messages
+    def take(self, data: bytes) -> Block:
+        """Make a block of whole lines that were read, which uses credit; one read may overdraw it."""
+        lines = line_count(data)
+        cost_bytes = len(data) + BLOCK_OVERHEAD_BYTES + lines * LINE_OVERHEAD_BYTES
+        self.inflight_messages += lines
+        self.unsettled_messages += lines
         self.inflight_bytes += cost_bytes
+        counted_bytes = cost_bytes + ENTRY_BYTES * most_entries(data, lines, self._limits.max_recipients)
+        self._ceiling.count(counted_bytes)
         if self._messages is not None:
-            self._slow_down(self._messages, messages)
-        return cost_bytes
+            self._slow_down(self._messages, lines)
+        return Block(self, data, lines, cost_bytes, counted_bytes)
 
     def give_back(self, messages: int, nbytes: int) -> None:
         """See `Sender`."""

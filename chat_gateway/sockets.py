@@ -127,10 +127,13 @@ def unsent_bytes(sock: socket.socket) -> int:
     return count[0]
 
 
-def is_peer_gone(sock: socket.socket) -> bool:
-    """Whether the peer has closed its side, or the connection is broken, though nobody reads it."""
+def is_peer_gone(sock: socket.socket, *, is_read: bool) -> bool:
+    """Whether the connection is broken, or, where nobody reads it, the peer has closed its side.
+
+    A peer that has only closed its side may still want answers to its last lines, which are read yet.
+    """
     poll = select.poll()
-    poll.register(sock.fileno(), select.POLLRDHUP)
+    poll.register(sock.fileno(), 0 if is_read else select.POLLRDHUP)  # a break is told unasked (poll(2))
     return bool(poll.poll(0))
 
 

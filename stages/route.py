@@ -61,10 +61,13 @@ class Route:
                 return Routed(batch, [(place, runs)])
             if place is not None:
                 return Routed(batch, [], [(place, [(runs[0], [name])])])
+        return self._route_grouped(batch)
+
+    def _route_grouped(self, batch: Batch) -> Routed | None:
         grouped: dict[Outbox, list[Run]] = {}
         crossings: dict[Peer, list[tuple[Run, list[str]]]] = {}
         unknown: dict[str, int] = {}  # refused once for each name, however many runs it is in
-        for run in runs:
+        for run in batch.runs:
             for name in run.recipients:
                 place = self.find(name)
                 if place is None:

@@ -8,6 +8,7 @@ import asyncio
 import errno
 import functools
 import selectors
+import socket
 from typing import TYPE_CHECKING, Any, ParamSpec, cast
 
 if TYPE_CHECKING:
@@ -107,6 +108,10 @@ def virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, No
     return run
 
 
+# One connection for all fake sockets, open for as long as this process: its peer never goes.
+_ALIVE = [end.detach() for end in socket.socketpair()]
+
+
 class FakeSocket:
     """An accepted socket: takes options, knows where it was told to fail."""
 
@@ -131,8 +136,8 @@ class FakeSocket:
         """Nothing to set."""
 
     def fileno(self) -> int:
-        """No descriptor."""
-        return -1
+        """Of a socket whose peer is there, also once a test has reset the transport above it."""
+        return _ALIVE[0]
 
     def close(self) -> None:
         """Remember it."""

@@ -56,6 +56,7 @@ __all__ = [
     "fake_session",
     "fill",
     "passed",
+    "take",
     "turns",
     "virtual_time",
 ]
@@ -86,6 +87,11 @@ def fake_session(
     ceiling = Ceiling(ledger, config.limits.max_buffered_bytes, [], ReadBuffers(1024))
     outbox = cast("Outbox", SimpleNamespace(notify=notify))
     return Session("alice", b"from alice: ", outbox, config.limits, ceiling, reading, random)
+
+
+def take(session: Session, lines: int, nbytes: int = 0) -> int:
+    """Have a session take so many lines of so many bytes in all, at least one each; the credit they cost."""
+    return session.take(b"x" * (nbytes - lines) + b"\n" * lines).cost_bytes
 
 
 class Record(NamedTuple):

@@ -9,7 +9,7 @@ import pytest
 
 from chat_gateway.lifecycle import State
 from chat_gateway.read_buffers import LITTLE_READS
-from tests.chat_gateway.fakes import SMALL, TEXT, FakeGateway, Peer, fill, passed, turns, virtual_time
+from tests.chat_gateway.fakes import SMALL, TEXT, FakeGateway, Peer, fill, passed, take, turns, virtual_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -157,7 +157,7 @@ class Cause:
 
 
 def _spend(_gateway: FakeGateway, peer: Peer) -> None:
-    peer.session.take(4096, 0)
+    take(peer.session, 4096)
     peer.connection.update_reading()
 
 

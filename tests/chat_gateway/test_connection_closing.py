@@ -13,6 +13,7 @@ from tests.chat_gateway.fakes import (
     FakeGateway,
     fill,
     passed,
+    take,
     turns,
     virtual_time,
 )
@@ -406,7 +407,7 @@ async def test_connection_closes_at_once_when_it_is_evicted_while_the_peer_has_e
     gateway = FakeGateway(*SMALL, *PATIENT, "when_full.direct=disconnect")
     alice = gateway.login("alice")
     bob = await gateway.stuck("bob", alice)
-    bob.session.take(1, 0)  # something of its own is in flight
+    take(bob.session, 1)  # something of its own is in flight
     bob.end()
     await turns()
     assert bob.connection.state == State.LEAVING

@@ -276,17 +276,37 @@ async def test_claimant_leaves_nothing_behind_when_its_time_is_over_before_the_v
 
 
 @virtual_time
-async def test_login_is_refused_when_its_holder_is_read_and_will_be_noticed_anyway() -> None:
-    """A holder that is read ends by itself; it is not asked."""
+async def test_login_is_taken_over_when_its_holder_is_broken_and_its_loop_has_not_come_to_it() -> None:
+    """A holder that is read is looked at too: in a busy worker its client is back before its end is heard."""
+    with kernel_pair() as (ours, theirs):
+        gateway = FakeGateway(*PATIENT)
+        old = gateway.login("alice", sock=ours)
+        theirs.close()  # stands for the reset: no side is open
+        new = gateway.login("alice")
+        assert gateway.connections.hub.holder("alice") is new.session
+        old.reset()  # heard late
+        await turns()
+        assert gateway.connections.closed == {"client_lost": 1}
+        assert gateway.connections.hub.holder("alice") is new.session
+        assert old.take() == b""
+        await gateway.close()
+
+
+@virtual_time
+async def test_login_is_refused_when_its_holder_has_only_closed_its_sending_side() -> None:
+    """What it has sent before is read and answered yet; it is not asked, since it will end by itself."""
     with kernel_pair() as (ours, theirs):
         gateway = FakeGateway()
         old = gateway.login("alice", sock=ours)
-        theirs.close()
+        theirs.shutdown(socket.SHUT_WR)
         new = gateway.connect()
         new.send(b"alice\n")
         await turns()
         assert new.take().startswith(b"! login-taken ")
         assert not old.transport.is_closing()
+        old.send(b"alice: last\n")  # read late
+        await turns()
+        assert old.take() == b"from alice: last\n"
         await gateway.close()
 
 

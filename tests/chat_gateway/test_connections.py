@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from chat_gateway.connections import outbox_settings
 from chat_gateway.disconnect import Disconnect
-from tests.chat_gateway.fakes import FakeGateway, configured, passed, turns, virtual_time
+from tests.chat_gateway.fakes import FakeGateway, configured, passed, take, turns, virtual_time
 
 BUSY = b"! busy too many connections, try again later\n"
 
@@ -127,7 +127,7 @@ async def test_connections_do_not_read_who_holds_most_when_messages_fill_the_mem
     """The others go on; it is looked at again as soon as something of its own has its outcome."""
     gateway = FakeGateway("limits.max_buffered_bytes=1048576", "limits.max_inflight_bytes=1048576")
     alice, bob = gateway.login("alice"), gateway.login("bob")
-    cost_bytes = alice.session.take(2, 600_000)
+    cost_bytes = take(alice.session, 2, 600_000)
     gateway.ledger.buffered_bytes = 900_000
     for peer in (alice, bob):
         peer.connection.update_reading()

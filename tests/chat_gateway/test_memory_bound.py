@@ -135,7 +135,7 @@ async def test_memory_bound_holds_when_every_connection_ends_a_line_while_memory
         sender.send(b"b," + names + b": " + b"x" * 14_000)
     full_bytes = gateway.connections.limits.max_buffered_bytes
     gateway.ledger.buffered_bytes += full_bytes
-    gateway.connections.ceiling.on_full()
+    gateway.connections.ceiling.count(0)
     gateway.connections.input = gateway.worker.topology.input  # all is read before any of it is handled
     for sender in senders:
         sender.send(b"\n" + b"b:\n" * 1000)

@@ -46,8 +46,7 @@ def test_read_buffers_share_their_bytes_when_they_differ_in_width() -> None:
 def _fill(gateway: FakeGateway) -> int:
     """Let others use all memory up, and somebody notice; the bytes that are to be taken off again."""
     full_bytes = gateway.connections.limits.max_buffered_bytes
-    gateway.ledger.buffered_bytes += full_bytes
-    gateway.connections.ceiling.on_full()
+    gateway.connections.ceiling.count(full_bytes)
     return full_bytes
 
 

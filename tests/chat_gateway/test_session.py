@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.chat_gateway.fakes import fake_session
+from tests.chat_gateway.fakes import fake_session, take
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,27 +66,27 @@ def made(
 def test_session_may_read_until_its_credit_in_messages_is_spent() -> None:
     """The last message of the credit ends it."""
     session, _, _ = made()
-    session.take(3, 0)
+    take(session, 3)
     assert session.may_read
-    session.take(1, 0)
+    take(session, 1)
     assert not session.may_read
 
 
 def test_session_may_read_until_its_credit_in_bytes_is_spent() -> None:
     """A block counts at least its bytes; when they reach the credit, that is its end."""
     session, _, _ = made()
-    cost_bytes = session.take(1, 8000)
+    cost_bytes = take(session, 1, 8000)
     assert 8000 <= cost_bytes == session.inflight_bytes < 16384
     assert session.may_read
-    session.take(1, 16384 - cost_bytes)
+    take(session, 1, 16384 - cost_bytes)
     assert not session.may_read
 
 
 def test_session_stays_unread_when_overdrawn_credit_comes_back_in_part() -> None:
     """One read may overdraw it; reading goes on only when it is below its bounds again."""
     session, reading, _ = made()
-    cost_bytes = session.take(6, 9)
-    rest_bytes = session.take(3, 9)
+    cost_bytes = take(session, 6, 9)
+    rest_bytes = take(session, 3, 9)
     reading.update_reading()
     session.give_back(5, cost_bytes)
     assert not reading.is_reading
@@ -99,7 +99,7 @@ def test_session_stays_unread_when_overdrawn_credit_comes_back_in_part() -> None
 def test_session_does_not_touch_its_connection_when_that_is_read() -> None:
     """A batch that comes back costs the connection nothing as long as it is read anyway."""
     session, reading, _ = made()
-    session.take(3, 30)
+    take(session, 3, 30)
     session.give_back(2, 20)
     session.finish(1, 10)
     session.settle(2)
@@ -112,7 +112,7 @@ def test_session_tells_its_connection_once_when_it_is_leaving_and_nothing_is_in_
     """With the last batch, not before; and its credit is whole again."""
     session, reading, _ = made()
     session.is_leaving = True
-    first, second = session.take(1, 10), session.take(2, 20)
+    first, second = take(session, 1, 10), take(session, 2, 20)
     session.give_back(2, second)
     assert reading.settled == 0
     session.settle(2)
@@ -129,7 +129,7 @@ def test_session_tells_its_connection_once_when_it_is_leaving_and_nothing_is_in_
 def test_session_is_read_again_when_a_finished_batch_has_held_its_credit() -> None:
     """The credit comes back with the outcome."""
     session, reading, _ = made()
-    cost_bytes = session.take(6, 9)
+    cost_bytes = take(session, 6, 9)
     reading.update_reading()
     assert not reading.is_reading
     session.finish(6, cost_bytes)
@@ -153,7 +153,7 @@ def test_session_is_read_again_when_the_last_of_its_stalls_ends() -> None:
 def test_session_stays_unread_when_it_is_let_go_on_without_credit() -> None:
     """Stall and credit both have to allow it."""
     session, reading, _ = made()
-    session.take(4, 0)
+    take(session, 4)
     session.stall()
     session.unstall()
     assert not reading.is_reading
@@ -226,9 +226,9 @@ def test_session_is_not_held_back_when_refusals_are_not_limited() -> None:
 def test_session_is_held_back_when_it_says_more_than_its_rate() -> None:
     """Messages beyond burst and rate cost time; nothing is refused."""
     session, reading, notices = made("limits.messages_per_s=10", "limits.messages_burst=20")
-    session.take(20, 0)
+    take(session, 20)
     assert reading.pauses_s == []
-    session.take(5, 0)
+    take(session, 5)
     assert len(reading.pauses_s) == 1
     assert 0 < reading.pauses_s[0] <= 0.5
     assert notices == []
@@ -242,7 +242,7 @@ def test_session_is_read_exactly_when_neither_stalled_nor_out_of_credit(steps: l
     stalls = 0
     for what, size in steps:
         if what == "take" and reading.is_reading:
-            held.append((size, session.take(size, 1000 * size)))
+            held.append((size, take(session, size, 1000 * size)))
             reading.update_reading()  # a connection looks for itself after it has taken
         elif what == "back" and held:
             session.give_back(*held.pop(0))

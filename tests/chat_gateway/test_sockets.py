@@ -25,7 +25,7 @@ from tests.chat_gateway.fakes import configured
 from tests.e2e.tcp_states import TCP_FIN_WAIT1, tcp_state
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
@@ -153,25 +153,39 @@ def test_unsent_bytes_is_zero_when_the_socket_is_closed() -> None:
     assert unsent_bytes(ours) == 0
 
 
-def test_is_peer_gone_is_false_when_the_peer_is_there() -> None:
-    """Also when it has sent what nobody has read."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        theirs.send(b"unread")
-        assert not is_peer_gone(ours)
+def stay(_theirs: socket.socket) -> None:
+    pass
 
 
-@pytest.mark.parametrize("how", ["close", "shutdown"])
-def test_is_peer_gone_is_true_when_the_peer_has_closed_its_side(how: str) -> None:
-    """Seen without reading, so also behind bytes that nobody has read."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
+def half_close(theirs: socket.socket) -> None:
+    theirs.shutdown(socket.SHUT_WR)
+
+
+def close(theirs: socket.socket) -> None:
+    theirs.close()
+
+
+def reset(theirs: socket.socket) -> None:
+    reset_when_closed(theirs)
+    theirs.close()
+
+
+@pytest.mark.parametrize(
+    ("leave", "is_gone_if_read", "is_gone_if_not"),
+    [(stay, False, False), (half_close, False, True), (close, False, True), (reset, True, True)],
+)
+def test_is_peer_gone_is_true_when_nothing_can_come_of_the_peer_any_more(
+    leave: Callable[[socket.socket], None], is_gone_if_read: bool, is_gone_if_not: bool
+) -> None:
+    """Seen at once and without reading, so also behind bytes that nobody has read.
+
+    A peer that has closed its side does not count where it is read: nobody knows whether it awaits answers.
+    """
+    with tcp_pair() as (ours, theirs):
         theirs.send(b"unread")
-        if how == "close":
-            theirs.close()
-        else:
-            theirs.shutdown(socket.SHUT_WR)
-        assert is_peer_gone(ours)
+        leave(theirs)
+        assert is_peer_gone(ours, is_read=True) == is_gone_if_read
+        assert is_peer_gone(ours, is_read=False) == is_gone_if_not
 
 
 def test_shortages_have_a_hint_when_the_process_or_the_machine_is_short() -> None:
