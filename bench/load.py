@@ -15,6 +15,11 @@ The generator is honest about itself: `cpu_share` is its own processor time, `la
 its due time a line was sent (closed loop: after the turn in which its window opened began), and
 `generator_limited` says that one of them was so high that the figures describe it and not the server.
 
+A load can be mixed: texts of many sizes (--size), 1 line in EVERY to SEVERAL receivers instead of FANOUT,
+writes that end in the middle of a line (--ragged). A ragged sender is a part of a line ahead: the rest of it
+is sent when it is due, with a part of the next, so there are as many writes as without, and latency means the
+same. The lines that are begun at the end are finished, and counted as delivered, but not timed.
+
 With the gateway's log (--log) it knows at which worker each session lives, and makes conversations of which a
 given share (--cross) is between two workers; sessions that no conversation needs are closed before it begins.
 
@@ -26,6 +31,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import math
 import select
 import sys
 import time
@@ -100,22 +106,40 @@ class Generator:
         self._since_s = 0.0
 
     def _build(self, names: list[str]) -> None:
-        options, dialect = self._options, self._dialect
+        options = self._options
         period = _MIN_PERIOD
         while not options.rate_per_s and period < 2 * options.window:
             period *= 2
+        if options.several:
+            period += -period % (options.every or 1)
         texts = payloads(period, *options.size)
         for i in range(options.pairs):
-            first = options.pairs + i * options.fanout
-            group = range(first, first + options.fanout)
-            to = [names[k] for k in group]
-            sent = Script(b"", [dialect.sent(to, text) for text in texts], b"")
-            wanted = Script(b"", [dialect.received(names[i], to, text) for text in texts], b"")
-            sender = Sender(self._socks[i], sent, options.fanout, dialect)
-            self._senders.append(sender)
-            self._receivers += [Receiver(self._socks[k], wanted, sender, dialect) for k in group]
+            first = options.pairs + i * options.receivers
+            turn = i % period  # so that not all are at texts of one size at a time
+            self._add_sender(
+                i, range(first, first + options.receivers), names, texts[turn:] + texts[:turn]
+            )
         self._peers.update((sender.sock.fileno(), sender) for sender in self._senders)
         self._peers.update((receiver.sock.fileno(), receiver) for receiver in self._receivers)
+
+    def _add_sender(self, at: int, group: range, names: list[str], texts: list[bytes]) -> None:
+        """Add a sender and its group of receivers, given as places of their sockets and names."""
+        fanout, dialect, mixture = self._options.fanout, self._dialect, self._options.mixture(at)
+        everyone = [names[k] for k in group]
+        lines = range(len(texts))
+        to = [everyone if mixture.is_for_all(line) else everyone[:fanout] for line in lines]
+        sent = Script(b"", list(map(dialect.sent, to, texts)), b"")
+        sender = Sender(self._socks[at], sent, fanout, dialect, mixture)
+        self._senders.append(sender)
+        received = [dialect.received(names[at], everyone, text) for text in texts]
+        wanted = Script(b"", received, b"")
+        self._receivers += [Receiver(self._socks[k], wanted, sender, dialect) for k in group[:fanout]]
+        # silent ones must get nothing: whatever comes is counted as a copy too many
+        for_all = [received[line] for line in lines if mixture.is_for_all(line)] or received
+        wanted = Script(b"", for_all, b"")
+        self._receivers += [
+            Receiver(self._socks[k], wanted, sender, dialect, is_further=True) for k in group[fanout:]
+        ]
 
     def close(self) -> None:
         """Close all connections."""
@@ -215,6 +239,9 @@ class Generator:
 
     def _drain(self) -> None:
         """Wait for the copies in flight, then charge those that never came with the wait until now."""
+        for sender in self._senders:
+            if sender.end_ragged():  # its next line was begun early and is finished early: that is not timed
+                self._send(sender, 1, -math.inf, 0.0)
         self._unsent = sum(sender.drop_unsent() for sender in self._senders)
         deadline_s = time.perf_counter() + self._options.drain_s
         while any(sender.in_flight > 0 for sender in self._senders) and time.perf_counter() < deadline_s:
@@ -225,7 +252,7 @@ class Generator:
 
     def _offered(self) -> int:
         """Copies that were due so far."""
-        return sum(sender.queued * sender.fanout for sender in self._senders)
+        return sum(sender.due_copies for sender in self._senders)
 
     def _figures(self, cpu_share: float) -> Figures:
         latencies, lateness = self._latencies, self._lateness
@@ -255,7 +282,7 @@ class Generator:
 
 def session_names(options: LoadOptions) -> list[str]:
     """Logins of all connections: senders, then receivers by sender, then idle ones."""
-    receivers = options.pairs * options.fanout
+    receivers = options.pairs * options.receivers
     counts = {"s": options.pairs, "r": receivers, "i": options.idle}
     return [f"{options.tag}{kind}{i}" for kind, count in counts.items() for i in range(count)]
 

@@ -34,7 +34,10 @@ def run_once(server: str, load: LoadOptions) -> report.Figures:
     have only `error`.
     """
     if server in RIVALS:
-        load = replace(load, proto=RIVALS[server].proto)
+        try:
+            load = replace(load, proto=RIVALS[server].proto)
+        except ValueError as error:  # what only the line protocol can do
+            return {"error": f"not a load for {server}: {error}"}
     try:
         with _start(server) as process:
             figures = _measure(process, load)

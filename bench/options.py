@@ -6,10 +6,12 @@ import argparse
 from dataclasses import dataclass, fields
 
 from bench.protocols import DIALECTS
+from bench.wire import Mixture
 
 MAX_CONNECTIONS = 28_000  # local ports of one source address on Linux by default
 MAX_SECONDS = 600.0
 MAX_WINDOW = 4096  # bounds the memory of the prepared texts
+MAX_EVERY = 32  # lines to several are at least 2 of the prepared texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,9 @@ class LoadOptions:
     tag: str = ""
     hold: int = 0
     proto: str = "line"
+    several: int = 0
+    every: int = 20
+    ragged: int = 0
 
     def __post_init__(self) -> None:
         checks = {
@@ -43,6 +48,10 @@ class LoadOptions:
             "cross needs the gateway's log": not self.cross or bool(self.log),
             f"proto is one of {', '.join(DIALECTS)}": self.proto in DIALECTS,
             "log is the gateway's, which speaks line": not self.log or self.proto == "line",
+            "several is 0 or above fanout": not self.several or self.several > self.fanout,
+            f"every is from 0 to {MAX_EVERY}": 0 <= self.every <= MAX_EVERY,
+            "several and ragged need proto line": self.proto == "line" or not (self.several or self.ragged),
+            "no several with log: its conversations differ in their lines": not (self.several and self.log),
             "no idle with log: they live where the kernel puts them": not (self.idle and self.log),
             f"at most {MAX_CONNECTIONS} connections in all": self.connections <= MAX_CONNECTIONS,
         }
@@ -53,7 +62,22 @@ class LoadOptions:
     @property
     def connections(self) -> int:
         """Connections the load opens."""
-        return self.pairs * (1 + self.fanout) + self.idle
+        return self.pairs * (1 + self.receivers) + self.idle
+
+    @property
+    def receivers(self) -> int:
+        """Connections that listen to one sender; the first `fanout` of them get every line."""
+        return max(self.fanout, self.several)
+
+    def mixture(self, sender: int) -> Mixture:
+        """How the lines of a sender differ; those of one number go to several for 1 in EVERY senders.
+
+        Sender 0 begins with the first text, each other one a text later than the one before it. So those
+        in the middle of each EVERY texts go to several, which are of all sizes.
+        """
+        every = self.every if self.several else 0
+        place = (every // 2 - sender) % every if every else 0
+        return Mixture(self.receivers - self.fanout, every, place, bool(self.ragged))
 
     def describe(self) -> str:
         """The load in short, for people."""
@@ -61,6 +85,10 @@ class LoadOptions:
         size = "-".join(str(n) for n in sorted(set(self.size)))
         extra = [f"fanout {self.fanout}"] * (self.fanout > 1) + [f"{self.idle} idle"] * (self.idle > 0)
         extra += [f"{100 * self.cross:g} % between workers"] * bool(self.log)
+        if self.several:
+            silent = self.pairs * (self.several - self.fanout)
+            extra += [f"1 line in {self.every} to {self.several}" if self.every else f"{silent} silent"]
+        extra += ["writes end mid-line"] * bool(self.ragged)
         pairs = "1 pair" if self.pairs == 1 else f"{self.pairs} pairs"
         return ", ".join([pairs, pace, f"{size} bytes", *extra])
 
@@ -78,6 +106,9 @@ _FLAGS = {"rate_per_s": "rate", "drain_s": "drain"}
 _HELP = {
     "pairs": "conversations; each has a sender and FANOUT receivers, all held by this process",
     "fanout": "receivers that each line names",
+    "several": "receivers that 1 line in EVERY names instead; the further ones hear nothing else",
+    "every": f"which lines go to SEVERAL: 1 in so many, at most {MAX_EVERY}; 0 for none, to compare with",
+    "ragged": "1 to end each write in the middle of the line that is due next",
     "window": "closed loop: lines in flight for each sender; the next is sent when one has arrived",
     "rate_per_s": "open loop instead: lines a second in all, sent when due whatever the server does",
     "size": "bytes of each text, B or LOW-HIGH for a mixture spread evenly in ratio",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bench.protocols import LINE
 from bench.schedule import Arrivals, BurstLog
-from bench.wire import Expected, Script
+from bench.wire import Expected, Mixture, Script
 
 if TYPE_CHECKING:
     import socket
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 256 * 1024
 _SEND_BYTES = 64 * 1024  # one call; a socket that takes more is served again in the same turn
+_UNIFORM = Mixture()
 _MAX_TAIL_BYTES = 1 << 16  # a server that never ends its line must not fill the generator's memory
 
 
@@ -68,11 +69,18 @@ class Sender:
     """The sending end of one conversation; created and closed by the generator."""
 
     __slots__ = (
-        "_dialect", "_owed", "_script", "_sent_bytes", "_tail", "fanout", "in_flight", "is_blocked", "log",
-        "notices", "queued", "sock",
+        "_dialect", "_is_ragged", "_mixture", "_owed", "_script", "_sent_bytes", "_tail", "fanout",
+        "further_log", "in_flight", "is_blocked", "log", "notices", "queued", "sock",
     )
 
-    def __init__(self, sock: socket.socket, script: Script, fanout: int, dialect: Dialect = LINE) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        script: Script,
+        fanout: int,
+        dialect: Dialect = LINE,
+        mixture: Mixture = _UNIFORM,
+    ) -> None:
         self.sock = sock
         # takes apart what the server says to this end
         self._dialect = dialect
@@ -84,14 +92,20 @@ class Sender:
         self._script = script
         # bytes of the script handed to the kernel so far
         self._sent_bytes = 0
-        # receivers of each line
+        # receivers of every line
         self.fanout = fanout
+        # which lines go to more receivers
+        self._mixture = mixture
+        # whether a write goes on into the line that is due next
+        self._is_ragged = mixture.is_ragged
         # copies sent or queued and not yet received
         self.in_flight = 0
         # whether the kernel took less than was queued, so that a writable event is awaited
         self.is_blocked = False
         # when each burst was due
         self.log = BurstLog()
+        # the same of the lines that go to more receivers alone
+        self.further_log = BurstLog()
         # lines that the server sent to this end
         self.notices = 0
         # lines queued so far, sent or not
@@ -100,17 +114,25 @@ class Sender:
     @property
     def resolved(self) -> int:
         """Copies that were received so far."""
-        return self.queued * self.fanout - self.in_flight
+        return self.due_copies - self.in_flight
+
+    @property
+    def due_copies(self) -> int:
+        """Copies of all lines queued so far."""
+        return self._mixture.copies(self.queued, self.fanout)
 
     def room(self, window: int) -> int:
         """Lines that may be sent before `window` lines are in flight."""
-        return (window * self.fanout - self.in_flight) // self.fanout
+        return self._mixture.lines(self.resolved, self.fanout) + window - self.queued
 
     def queue(self, lines: int, due_s: float) -> None:
         """Send the next `lines` lines, or keep what the kernel does not take for later."""
+        resolved, for_all = self.resolved, self._mixture.lines_for_all(self.queued)
         self.queued += lines
-        self.in_flight += lines * self.fanout
+        self.in_flight = self.due_copies - resolved
         self.log.add(self.queued, due_s)
+        if (end := self._mixture.lines_for_all(self.queued)) > for_all:
+            self.further_log.add(end, due_s)
         if not self.is_blocked:
             self.flush()
 
@@ -121,7 +143,7 @@ class Sender:
             ConnectionError: the server closed or reset the connection.
         """
         script, sent = self._script, self._sent_bytes
-        target = script.offset(self.queued)
+        target = script.offset_within(self.queued) if self._is_ragged else script.offset(self.queued)
         try:
             while sent < target:
                 at = sent % script.period_bytes
@@ -137,12 +159,17 @@ class Sender:
         if self._owed and not self.is_blocked:
             self._owed = answer(self.sock, self._owed)
 
+    def end_ragged(self) -> bool:
+        """End all further writes with a line; whether one was begun that must be queued to be finished."""
+        self._is_ragged = False
+        return self._sent_bytes > self._script.offset(self.queued)
+
     def drop_unsent(self) -> int:
         """Forget queued lines of which no byte was sent, and return how many they were."""
-        begun = self._script.lines_begun(self._sent_bytes)
+        resolved, begun = self.resolved, self._script.lines_begun(self._sent_bytes)
         dropped = self.queued - begun
         self.queued = begun
-        self.in_flight -= dropped * self.fanout
+        self.in_flight = self.due_copies - resolved
         return dropped
 
     def on_readable(self, buffer: ReadBuffer) -> None:
@@ -158,12 +185,21 @@ class Sender:
 
 
 class Receiver:
-    """One receiving end of a conversation; created and closed by the generator."""
+    """One receiving end of a conversation; created and closed by the generator.
+
+    `is_further`: it gets only the lines that go to more receivers.
+    """
 
     __slots__ = ("arrivals", "expected", "sender", "sock")
 
     def __init__(
-        self, sock: socket.socket, script: Script, sender: Sender, dialect: Dialect = LINE
+        self,
+        sock: socket.socket,
+        script: Script,
+        sender: Sender,
+        dialect: Dialect = LINE,
+        *,
+        is_further: bool = False,
     ) -> None:
         self.sock = sock
         # who sends to it
@@ -171,7 +207,7 @@ class Receiver:
         # checks and counts what arrives
         self.expected = Expected(script, dialect)
         # turns counts into latencies
-        self.arrivals = Arrivals(sender.log)
+        self.arrivals = Arrivals(sender.further_log if is_further else sender.log)
 
     def on_readable(self, buffer: ReadBuffer) -> int:
         """Read once and return how many copies that completed.

@@ -9,6 +9,7 @@ exact multiple of the period would look the same in the bytes, but not in the co
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -22,18 +23,54 @@ if TYPE_CHECKING:
     from bench.protocols import Dialect
 
 _MAX_TAIL_BYTES = 1 << 16  # a server that never ends its line must not fill the generator's memory
-_STRIDE = 37  # odd, so that it visits every line of a period that is a power of two
+_STRIDE = 37  # a prime, so that it visits every line of a period that is no multiple of it
+_CUT_STRIDE = 7919  # a prime, so that a line is cut at another byte each time
 
 
 def payloads(period: int, smallest: int, largest: int) -> list[bytes]:
     """One period of numbered texts with sizes in bytes spread evenly in ratio, in mixed order.
 
-    `period` must be a power of two; a text is never shorter than its number.
+    `period` must be no multiple of 37; a text is never shorter than its number.
     """
     digits = len(str(period - 1))
     ratio = largest / smallest
     sizes = [round(smallest * ratio ** (i * _STRIDE % period / max(period - 1, 1))) for i in range(period)]
     return [(b"%0*d " % (digits, i)).ljust(size, b"x")[: max(size, digits)] for i, size in enumerate(sizes)]
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """How the lines of one sender differ from each other and from its writes; the default is not at all.
+
+    Beside the `fanout` receivers of all lines, `further` ones get 1 line in `every`, or none where that is 0:
+    the one at `place` in each `every`, from 0. `is_ragged`: each write ends in the middle of a line that is
+    not due yet.
+    """
+
+    further: int = 0
+    every: int = 0
+    place: int = 0
+    is_ragged: bool = False
+
+    def is_for_all(self, line: int) -> bool:
+        """Whether the further receivers get line number `line`, counted from 0."""
+        return self.every > 0 and line % self.every == self.place
+
+    def lines_for_all(self, lines: int) -> int:
+        """How many of the first `lines` lines the further receivers get."""
+        return (lines + self.every - 1 - self.place) // self.every if self.every else 0
+
+    def copies(self, lines: int, fanout: int) -> int:
+        """Copies that the first `lines` lines make."""
+        return lines * fanout + self.further * self.lines_for_all(lines)
+
+    def lines(self, copies: int, fanout: int) -> int:
+        """How many whole lines the first `copies` copies are."""
+        if not self.every:
+            return copies // fanout
+        groups, rest = divmod(copies, self.every * fanout + self.further)
+        before, beyond = rest // fanout, (rest - self.further) // fanout
+        return groups * self.every + max(min(before, self.place), beyond)
 
 
 class Script:
@@ -61,6 +98,12 @@ class Script:
         """Bytes in the first `lines` lines of the endless text."""
         turns, rest = divmod(lines, self.period)
         return turns * self.period_bytes + self.starts[rest]
+
+    def offset_within(self, line: int) -> int:
+        """Where to cut line number `line` of the endless text: not at its ends, elsewhere in each period."""
+        at = line % self.period
+        length = self.starts[at + 1] - self.starts[at]
+        return self.offset(line) + 1 + line * _CUT_STRIDE % (length - 1)
 
     def lines_begun(self, offset: int) -> int:
         """How many lines have at least one byte before `offset` of the endless text."""

@@ -21,14 +21,23 @@ class _Client(socketserver.StreamRequestHandler):
         """Serve one client until its stream ends or the fault closes it."""
         server = self.server
         assert isinstance(server, _Chat)
-        name = self.rfile.readline().strip()
+        lines = self._lines(server.ends)
+        name = next(lines).strip()
         server.writers[name] = self.wfile.write
-        for number, line in enumerate(self.rfile):
+        for number, line in enumerate(lines):
             to, _, text = line.partition(b": ")
-            copy = server.fault(b"from " + name + b": " + text, number)
-            if copy == b"close":
-                return
-            server.writers[to](copy)
+            for recipient in to.split(b","):
+                copy = server.fault(b"from " + name + b": " + text, number)
+                if copy == b"close":
+                    return
+                server.writers[recipient](copy)
+
+    def _lines(self, ends: list[bool]) -> Iterator[bytes]:
+        tail = b""
+        while data := self.request.recv(65_536):
+            ends.append(data.endswith(b"\n"))
+            *lines, tail = (tail + data).split(b"\n")
+            yield from (line + b"\n" for line in lines)
 
 
 class _Chat(socketserver.ThreadingTCPServer):
@@ -38,6 +47,8 @@ class _Chat(socketserver.ThreadingTCPServer):
     def __init__(self, fault: Fault) -> None:
         super().__init__(("127.0.0.1", 0), _Client)
         self.fault = fault
+        # of each read, by whichever client, whether it ended with a line
+        self.ends: list[bool] = []
         self.writers: dict[bytes, Callable[[bytes], object]] = {}
 
     def handle_error(self, *_: object) -> None:
@@ -45,9 +56,14 @@ class _Chat(socketserver.ThreadingTCPServer):
 
 
 @contextmanager
-def running(fault: Fault) -> Iterator[int]:
-    """Serve on a free port of 127.0.0.1, which is yielded."""
+def running(fault: Fault, ends: list[bool] | None = None) -> Iterator[int]:
+    """Serve on a free port of 127.0.0.1, which is yielded.
+
+    `ends` is told of each read whether it ended with a line.
+    """
     with _Chat(fault) as server:
+        if ends is not None:
+            server.ends = ends
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:

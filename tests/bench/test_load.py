@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -10,18 +11,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bench.histogram import Histogram
 from bench.load import is_generator_limited, run_load
 from bench.login import LoginError
 from bench.options import LoadOptions
 from bench.report import faults
-from bench.servers import BASELINE, COMMANDS, Server, ServerError, parse_ready
+from bench.servers import BASELINE, COMMANDS, GATEWAY, Server, ServerError, parse_ready
 from tests.bench import broken_server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.bench.broken_server import Fault
 
+MIXED = LoadOptions(
+    pairs=10, window=30, size=(16, 2048), several=5, ragged=1, seconds=0.5, drain_s=5.0, idle=1
+)
 SHORT = LoadOptions(pairs=3, fanout=2, window=5, size=(16, 300), seconds=0.2, idle=4, drain_s=0.2)
 
 
@@ -78,6 +83,83 @@ def test_load_reports_a_fault_when_the_server_makes_one(fault: Fault, key: str) 
     """One wrong copy among all is found by a real load."""
     with broken_server.running(fault) as port:
         figures = run(port, replace(SHORT, fanout=1))
+    assert figures[key] > 0
+
+
+@pytest.mark.parametrize("rate_per_s", [0, 2000], ids=["closed", "open"])
+def test_mixed_load_is_valid_against_the_gateway(rate_per_s: int) -> None:
+    """Every copy of lines of all sizes, to one and to several, cut anywhere, arrives once and in order."""
+    with Server(COMMANDS[GATEWAY]) as server:
+        figures = run(server.address[1], replace(MIXED, rate_per_s=rate_per_s))
+    assert faults(figures | {"server_exit_status": server.exit_status}) == []
+    assert figures["unsent"] == 0
+    assert 0 < figures["p50_us"] <= figures["p99_us"] <= figures["max_us"]
+    copies = 24 / 20 * (rate_per_s * MIXED.seconds or MIXED.window * MIXED.pairs)
+    assert figures["delivered"] > 0.9 * copies
+    if rate_per_s:  # each sender finishes the line that it is ahead
+        assert figures["delivered"] <= copies + 5 * MIXED.pairs
+
+
+def test_mixed_load_has_reads_of_the_server_that_end_in_the_middle_of_a_line() -> None:
+    """All do, but for the logins and for the end, where each sender finishes its line."""
+    ends: list[bool] = []
+    with broken_server.running(lambda copy, number: copy, ends) as port:
+        figures = run(port, replace(MIXED, rate_per_s=500))
+    assert faults(figures) == []
+    assert ends.count(True) <= MIXED.connections + MIXED.pairs
+    assert ends.count(False) > 50
+
+
+def test_load_begins_each_sender_with_another_size_when_texts_differ() -> None:
+    """So a short load has texts of all sizes, and as many bytes as a long one for each line."""
+    firsts: set[int] = set()
+
+    def fault(copy: bytes, number: int) -> bytes:
+        if number == 1:  # after the login
+            firsts.add(len(copy))
+        return copy
+
+    with broken_server.running(fault) as port:
+        run(port, replace(MIXED, rate_per_s=500, seconds=0.2))
+    assert len(firsts) > MIXED.pairs / 2
+
+
+def test_mixed_load_times_each_copy_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who gets few of the lines is not charged with those of others; warm-up and end are not timed."""
+    made: list[Histogram] = []
+
+    def histogram() -> Histogram:
+        made.append(Histogram())
+        return made[-1]
+
+    monkeypatch.setattr("bench.load.Histogram", histogram)
+    with broken_server.running(lambda copy, number: copy) as port:
+        figures = run(port, replace(MIXED, rate_per_s=500))
+    latencies = made[0]
+    assert 0.5 * figures["delivered"] < latencies.count < figures["delivered"]
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        (lambda copy: b"", "undelivered"),
+        (lambda copy: b"", "reordered"),
+        (lambda copy: copy * 2, "reordered"),
+        (lambda copy: copy.replace(b"x", b"y"), "corrupt"),
+    ],
+    ids=["lost", "gap", "doubled", "changed"],
+)
+def test_mixed_load_reports_a_fault_in_one_copy_of_a_line_to_several(
+    change: Callable[[bytes], bytes], key: str
+) -> None:
+    """The copy for the last recipient of the second such line is wrong, all others are right."""
+    copies = itertools.count(1)
+
+    def fault(copy: bytes, number: int) -> bytes:  # after the login, lines 10 and 30 go to several
+        return change(copy) if number == 31 and next(copies) == MIXED.several else copy
+
+    with broken_server.running(fault) as port:
+        figures = run(port, replace(MIXED, pairs=1, window=8, drain_s=0.2))
     assert figures[key] > 0
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bench.measure import run_scenario_once
+from bench.measure import run_once, run_scenario_once
 from bench.options import LoadOptions
 from bench.scenarios import Reference
 
@@ -77,3 +77,9 @@ def test_scenario_fails_when_its_reference_does() -> None:
     faulty = figures(1000, 2) | {"undelivered": 3}
     found = run_scenario_once("gateway", LOAD, Reference(BEFORE, "cpu_us", ""), measuring([], faulty))
     assert found == {"error": "the load to compare with: undelivered: 3"}
+
+
+def test_run_is_an_error_when_the_server_speaks_a_protocol_that_cannot_do_the_load() -> None:
+    """Nothing is started, and the reason is told."""
+    found = run_once("redis", LoadOptions(several=5))
+    assert found == {"error": "not a load for redis: several and ragged need proto line"}

@@ -10,7 +10,7 @@ import pytest
 from bench.histogram import Histogram
 from bench.peers import ReadBuffer, Receiver, Sender, hear_idle
 from bench.protocols import DIALECTS
-from bench.wire import Script, payloads
+from bench.wire import Mixture, Script, payloads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,6 +83,95 @@ def test_sender_has_room_for_whole_lines_only_when_copies_are_in_flight(
     assert sender.room(4) == 0
     sender.in_flight -= 1
     assert sender.room(4) == 1
+
+
+def test_sender_counts_a_copy_for_each_recipient_when_some_lines_go_to_several(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    """A line to 5 is 5 copies, and a window of lines has room again when all copies of one have arrived."""
+    sender = Sender(pair[0], Script(b"r0: ", payloads(64, 16, 16)), 1, mixture=Mixture(4, 4, 1))
+    sender.queue(3, 0.0)
+    assert (sender.in_flight, sender.due_copies, sender.room(3)) == (7, 7, 0)
+    sender.in_flight -= 1
+    assert (sender.resolved, sender.room(3)) == (1, 1)
+    sender.in_flight -= 4
+    assert (sender.resolved, sender.room(3)) == (5, 1)
+    sender.in_flight -= 1
+    assert (sender.resolved, sender.room(3)) == (6, 2)
+
+
+def test_sender_forgets_all_copies_of_lines_not_begun_when_it_drops_unsent(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    """What stays in flight are the copies of the lines begun, those for several among them."""
+    mixture = Mixture(4, 4, 1)
+    sender = Sender(pair[0], Script(b"r0: ", TEXTS), 1, mixture=mixture)
+    sender.queue(64, 0.0)
+    begun = 64 - sender.drop_unsent()
+    assert 4 < begun < 64
+    assert sender.in_flight == mixture.copies(begun, 1)
+
+
+@pytest.mark.parametrize("lines", [1, 3])
+def test_ragged_sender_ends_each_write_in_the_middle_of_the_next_line(
+    pair: tuple[socket.socket, socket.socket], lines: int
+) -> None:
+    """All lines due are whole, the next one is never, and the stream is the script."""
+    ours, theirs = pair
+    script = Script(b"r0: ", payloads(64, 16, 2048))
+    sender = Sender(ours, script, 1, mixture=Mixture(is_ragged=True))
+    data = b""
+    for turn in range(1, 100):
+        sender.queue(lines, 0.0)
+        data += read_all(theirs)
+        assert script.offset(turn * lines) < len(data) < script.offset(turn * lines + 1)
+    assert sender.in_flight == 99 * lines
+    assert (script.text * 6).startswith(data)
+
+
+def test_ragged_sender_has_a_line_to_finish_when_it_ends(pair: tuple[socket.socket, socket.socket]) -> None:
+    """The line begun early is finished by queueing it; nothing is half sent then, and nothing is dropped."""
+    ours, theirs = pair
+    script = Script(b"r0: ", TEXTS)
+    sender = Sender(ours, script, 1, mixture=Mixture(is_ragged=True))
+    assert not sender.end_ragged()
+    sender = Sender(ours, script, 1, mixture=Mixture(is_ragged=True))
+    sender.queue(2, 0.0)
+    assert sender.end_ragged()
+    sender.queue(1, 0.0)
+    assert (sender.in_flight, sender.drop_unsent()) == (3, 0)
+    assert read_all(theirs) == script.text[: script.offset(3)]
+
+
+def test_ragged_sender_has_nothing_to_finish_when_the_server_did_not_read(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    """A line that is half sent because the kernel took no more was due, and is not queued twice."""
+    sender = Sender(pair[0], Script(b"r0: ", TEXTS), 1, mixture=Mixture(is_ragged=True))
+    sender.queue(100, 0.0)
+    assert sender.is_blocked
+    assert not sender.end_ragged()
+    assert 0 < sender.drop_unsent() < 100
+
+
+def test_further_receiver_is_charged_from_the_time_its_own_lines_were_due(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    """Its first line is the second of its sender, its next one the sixth."""
+    ours, theirs = pair
+    script = Script(b"from s0: ", payloads(64, 16, 16))
+    sender = Sender(ours, Script(b"r0: ", payloads(64, 16, 16)), 1, mixture=Mixture(1, 4, 1))
+    for line in range(6):
+        sender.queue(1, float(line))
+    receiver = Receiver(ours, script, sender, is_further=True)
+    assert read_all(theirs)
+    theirs.send(script.text[: script.offset(2)])
+    assert receiver.on_readable(ReadBuffer()) == 2
+    latencies = Histogram()
+    receiver.arrivals.arrive(1, 10.0, 0.0, latencies)
+    assert latencies.max_s == 9.0
+    receiver.arrivals.arrive(1, 20.0, 0.0, latencies)
+    assert (latencies.count, latencies.max_s) == (2, 15.0)
 
 
 def test_receiver_returns_room_to_its_sender_when_lines_arrive(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.wire import Expected, Script, payloads
+from bench.wire import Expected, Mixture, Script, payloads
 
 PERIOD = 8
 SCRIPT = Script(b"from s1: ", payloads(PERIOD, 4, 40))
@@ -45,6 +47,13 @@ def test_payloads_have_their_sizes_and_numbers() -> None:
     assert {len(text) for text in payloads(64, 64, 64)} == {64}
 
 
+def test_payloads_have_all_sizes_when_the_period_is_a_multiple_of_a_group() -> None:
+    """A mixture that needs another period than a power of two has as many sizes, none twice."""
+    sizes = sorted(map(len, payloads(80, 16, 2048)))
+    assert (sizes[0], sizes[-1]) == (16, 2048)
+    assert all(a <= b < 1.2 * a for a, b in itertools.pairwise(sizes))
+
+
 def test_payloads_are_not_in_order_of_size_when_mixed() -> None:
     """Neighbours differ in size, so that a read does not hold texts of one kind."""
     sizes = [len(text) for text in payloads(64, 16, 2048)]
@@ -58,6 +67,41 @@ def test_script_offset_is_the_length_of_the_lines_before_it(count: int) -> None:
     assert SCRIPT.offset(count) == offset
     assert SCRIPT.lines_begun(offset) == count
     assert SCRIPT.lines_begun(offset + 1) == count + 1
+
+
+@given(st.integers(0, 200))
+def test_script_is_cut_within_a_line_never_at_its_ends(line: int) -> None:
+    """At least a byte and not the whole line is before the cut."""
+    assert SCRIPT.offset(line) < SCRIPT.offset_within(line) < SCRIPT.offset(line + 1)
+
+
+def test_script_is_cut_elsewhere_when_a_line_comes_again() -> None:
+    """Over some periods a line is cut at many of its bytes."""
+    cuts = {SCRIPT.offset_within(2 + i * PERIOD) - SCRIPT.offset(2 + i * PERIOD) for i in range(40)}
+    assert len(cuts) > 5
+
+
+MIXTURES = st.integers(1, 32).flatmap(
+    lambda every: st.builds(Mixture, st.integers(1, 9), st.just(every), st.integers(0, every - 1))
+)
+
+
+@given(MIXTURES, st.integers(0, 200), st.integers(1, 4))
+def test_mixture_counts_a_copy_for_each_receiver_of_each_line(
+    mixture: Mixture, count: int, fanout: int
+) -> None:
+    """The lines for all are one of each group, and the copies are what the lines make one by one."""
+    for_all = [mixture.is_for_all(line) for line in range(count)]
+    assert mixture.lines_for_all(count) == sum(for_all)
+    assert mixture.copies(count, fanout) == sum(fanout + mixture.further * one for one in for_all)
+    assert sum(map(mixture.is_for_all, range(mixture.every))) == 1
+
+
+@given(st.one_of(MIXTURES, st.just(Mixture())), st.integers(0, 2000), st.integers(1, 4))
+def test_mixture_tells_whole_lines_from_copies(mixture: Mixture, copies: int, fanout: int) -> None:
+    """As many lines as fit into the copies: one more would not."""
+    lines = mixture.lines(copies, fanout)
+    assert mixture.copies(lines, fanout) <= copies < mixture.copies(lines + 1, fanout)
 
 
 @given(st.data(), st.integers(0, 50))
