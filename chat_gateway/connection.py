@@ -191,10 +191,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def end_if_gone(self) -> bool:
         """End it if its peer has gone, which it may not have noticed, and does not while it is not read."""
-        if self._transport is None:
-            return False
-        sock = self._transport.get_extra_info("socket")
-        if not is_peer_gone(sock, is_read=self.is_reading):
+        sock = None if self._transport is None else self._transport.get_extra_info("socket")
+        if sock is None or not is_peer_gone(sock, is_read=self.is_reading):
             return False
         if self.session is not None and self.outbox is not None:
             self._all.claims.release(self.session)

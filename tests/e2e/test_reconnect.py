@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import json
 import re
+import socket
+import struct
 import sys
 import time
 from asyncio.subprocess import DEVNULL, PIPE
@@ -13,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.gateway_process import LineClient, running_gateway
+from tests.e2e.gateway_process import WAIT_S, LineClient, running_gateway
 from tests.e2e.raw_peer import RawPeer, Script, drive, numbers_by_sender
 from tests.e2e.room import lines_until, same_loop
+from tests.e2e.workers import several
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -34,6 +37,7 @@ ROOMY = (
 )
 # A recipient that is stuck is nobody's trouble before these tests are over.
 PATIENT = ("--set", "outbox.write_timeout_s=600", "--set", "outbox.evict_after_s=600")
+RETURNS = 50
 LOGIN_S = 10.0  # ten times what it may take on a machine that is not busy
 REFUSED = re.compile(rb"! refused bob: (\d+) messages, gone\n")
 
@@ -200,3 +204,28 @@ async def test_login_is_free_at_once_when_its_client_died_while_it_was_not_read(
 
     assert answer == b"from alice: in\n"
     assert took_s < LOGIN_S
+
+
+def come_back(port: int) -> list[bytes]:
+    """Log in as alice `RETURNS` times, each time right after a reset of the connection before."""
+    answers = []
+    for _ in range(RETURNS):
+        with socket.create_connection(("127.0.0.1", port), timeout=WAIT_S) as sock:
+            sock.sendall(b"alice\nalice: in\n")
+            answers.append(sock.recv(100))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    return answers
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_login_is_free_at_once_when_its_client_has_reset(workers: int) -> None:
+    """Whoever resets and is back before the gateway has noticed gets its name, at whichever worker it is."""
+    async with several(workers=workers) as gateway:
+        answers = await asyncio.to_thread(come_back, gateway.port)
+        assert answers == [b"from alice: in\n"] * RETURNS
+        # The last one too, which a stop would end for another reason.
+        await gateway.wait_record("session.closed", lambda _: len(gateway.found("session.closed")) == RETURNS)
+        last = await stop(gateway)
+
+    assert {record["reason"] for record in gateway.found("session.closed")} == {"client_lost"}
+    assert last["delivered"] == last["accepted"] == RETURNS
