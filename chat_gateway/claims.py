@@ -87,11 +87,13 @@ class Claims:
         holder = self._hub.holder(login)
         if holder is None or holder.reading.end_if_gone():
             on_checked(True)
-        elif holder.reading.is_reading:
-            on_checked(False)  # of any other end its loop hears by itself
-        else:
+        elif not holder.reading.is_reading:
             holder.reading.nudge()
             self._look_later(holder, 0, on_checked)
+        elif holder.reading.has_peer_ended():  # its loop has not come to it, or its last lines are answered
+            self._look_later(holder, 0, on_checked)
+        else:
+            on_checked(False)
 
     def _look_later(self, holder: Session, number: int, on_checked: Callable[[bool], None]) -> None:
         def look() -> None:

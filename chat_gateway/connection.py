@@ -16,7 +16,7 @@ from chat_gateway.disconnect import Disconnect
 from chat_gateway.lifecycle import CLAIMING, HELD_BACK, NO_ROOM, OPEN, TURN_OVER, State
 from chat_gateway.login import Login
 from chat_gateway.read_buffers import LITTLE_READS
-from chat_gateway.sockets import is_peer_gone, unsent_bytes
+from chat_gateway.sockets import has_peer_ended, is_peer_gone, unsent_bytes
 from stages.line_codec import LineFramer
 
 if TYPE_CHECKING:
@@ -188,6 +188,10 @@ class Connection(asyncio.BufferedProtocol):
         """Send the peer something: one that has died without a word answers with a reset."""
         if self.outbox is not None and self._all.limits.notices:
             self.outbox.notify("login-contested", "someone else asks for your name")
+
+    def has_peer_ended(self) -> bool:
+        """See `Reading`."""
+        return self._transport is None or has_peer_ended(self._transport.get_extra_info("socket"))
 
     def end_if_gone(self) -> bool:
         """End it if its peer has gone, which it may not have noticed, and does not while it is not read."""

@@ -59,6 +59,9 @@ class Reading(Protocol):
     def nudge(self) -> None:
         """Send its peer something: one that has died without a word answers with a reset."""
 
+    def has_peer_ended(self) -> bool:
+        """Whether its peer has closed its side, which need not have been read yet."""
+
     def end_if_gone(self) -> bool:
         """End it if its peer has gone and it has not noticed; True if so.
 

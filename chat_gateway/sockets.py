@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SHORTAGES",
+    "has_peer_ended",
     "is_peer_gone",
     "listening_url",
     "open_listening",
@@ -132,8 +133,17 @@ def is_peer_gone(sock: socket.socket, *, is_read: bool) -> bool:
 
     A peer that has only closed its side may still want answers to its last lines, which are read yet.
     """
+    return _polled(sock, 0 if is_read else select.POLLRDHUP)
+
+
+def has_peer_ended(sock: socket.socket) -> bool:
+    """Whether the peer has closed its side at least."""
+    return _polled(sock, select.POLLRDHUP)
+
+
+def _polled(sock: socket.socket, mask: int) -> bool:
     poll = select.poll()
-    poll.register(sock.fileno(), 0 if is_read else select.POLLRDHUP)  # a break is told unasked (poll(2))
+    poll.register(sock.fileno(), mask)  # that the connection is broken is told unasked (poll(2))
     return bool(poll.poll(0))
 
 

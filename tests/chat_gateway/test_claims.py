@@ -21,6 +21,7 @@ class FakeHolder:
     def __init__(self, *, is_reading: bool, is_gone: bool = False) -> None:
         self.is_reading = is_reading
         self.is_gone = is_gone  # what a look at it finds
+        self.is_ending = False  # its peer has closed its side
         self.dies_when_nudged = False
         self.looks = 0
         self.nudges = 0
@@ -28,6 +29,9 @@ class FakeHolder:
         self.hub = Hub()
         self.hub.claim(self.session)
         self.claims = Claims(self.hub, asyncio.get_running_loop())
+
+    def has_peer_ended(self) -> bool:
+        return self.is_ending
 
     def end_if_gone(self) -> bool:
         self.looks += 1
@@ -107,4 +111,29 @@ async def test_claim_is_refused_in_the_end_when_its_holder_is_not_read_and_there
     await passed(SOON_S)
     assert (new.verdicts, holder.nudges) == ([False], 1)
     assert holder.looks > 1
+    assert holder.hub.holder("alice") is holder.session
+
+
+@virtual_time
+async def test_claim_is_granted_when_its_holder_is_read_and_ends_soon() -> None:
+    """A client that has closed and comes back at once need not come back twice; nobody is told anything."""
+    holder = FakeHolder(is_reading=True)
+    holder.is_ending = True
+    new = Claimant(holder)
+    await passed(0.01)
+    assert new.verdicts == []
+    holder.claims.release(holder.session)
+    await passed(SOON_S)
+    assert (new.verdicts, holder.nudges) == ([True], 0)
+    assert holder.hub.holder("alice") is new.session
+
+
+@virtual_time
+async def test_claim_is_refused_in_the_end_when_its_holder_only_says_no_more() -> None:
+    """A client that has closed its side alone keeps its login as long as it is answered."""
+    holder = FakeHolder(is_reading=True)
+    holder.is_ending = True
+    new = Claimant(holder)
+    await passed(SOON_S)
+    assert (new.verdicts, holder.nudges) == ([False], 0)
     assert holder.hub.holder("alice") is holder.session

@@ -294,14 +294,14 @@ async def test_login_is_taken_over_when_its_holder_is_broken_and_its_loop_has_no
 
 @virtual_time
 async def test_login_is_refused_when_its_holder_has_only_closed_its_sending_side() -> None:
-    """What it has sent before is read and answered yet; it is not asked, since it will end by itself."""
+    """What it has sent before is read and answered yet; who asks is refused when that takes too long."""
     with kernel_pair() as (ours, theirs):
         gateway = FakeGateway()
         old = gateway.login("alice", sock=ours)
         theirs.shutdown(socket.SHUT_WR)
         new = gateway.connect()
         new.send(b"alice\n")
-        await turns()
+        await passed(1.0)
         assert new.take().startswith(b"! login-taken ")
         assert not old.transport.is_closing()
         old.send(b"alice: last\n")  # read late

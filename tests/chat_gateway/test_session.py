@@ -44,6 +44,9 @@ class FakeReading:
     def nudge(self) -> None:
         pass
 
+    def has_peer_ended(self) -> bool:
+        raise AssertionError
+
     def end_if_gone(self) -> bool:
         return False
 

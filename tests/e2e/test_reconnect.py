@@ -206,26 +206,30 @@ async def test_login_is_free_at_once_when_its_client_died_while_it_was_not_read(
     assert took_s < LOGIN_S
 
 
-def come_back(port: int) -> list[bytes]:
-    """Log in as alice `RETURNS` times, each time right after a reset of the connection before."""
+def come_back(port: int, *, is_reset: bool) -> list[bytes]:
+    """Log in as alice `RETURNS` times, each time right after the connection before was closed or reset."""
     answers = []
     for _ in range(RETURNS):
         with socket.create_connection(("127.0.0.1", port), timeout=WAIT_S) as sock:
             sock.sendall(b"alice\nalice: in\n")
             answers.append(sock.recv(100))
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            if is_reset:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     return answers
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_login_is_free_at_once_when_its_client_has_reset(workers: int) -> None:
-    """Whoever resets and is back before the gateway has noticed gets its name, at whichever worker it is."""
+@pytest.mark.parametrize(("is_reset", "reason"), [(True, "client_lost"), (False, "client_closed")])
+async def test_login_is_free_at_once_when_its_client_has_gone(
+    is_reset: bool, reason: str, workers: int
+) -> None:
+    """Whoever is back before the gateway has noticed its end gets its name, at whichever worker it is."""
     async with several(workers=workers) as gateway:
-        answers = await asyncio.to_thread(come_back, gateway.port)
+        answers = await asyncio.to_thread(come_back, gateway.port, is_reset=is_reset)
         assert answers == [b"from alice: in\n"] * RETURNS
         # The last one too, which a stop would end for another reason.
         await gateway.wait_record("session.closed", lambda _: len(gateway.found("session.closed")) == RETURNS)
         last = await stop(gateway)
 
-    assert {record["reason"] for record in gateway.found("session.closed")} == {"client_lost"}
+    assert {record["reason"] for record in gateway.found("session.closed")} == {reason}
     assert last["delivered"] == last["accepted"] == RETURNS
