@@ -16,6 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.chaos_watch import ChaosWatch
+from bench.kill import Kill, KillError, Victim
+from bench.login import LoginError
 from bench.logins import LoginOptions
 from bench.options import LoadOptions
 from bench.placement import LoginLog
@@ -23,7 +26,7 @@ from bench.report import faults
 from bench.servers import Server, ServerError, gateway_command, machine_cpu_s
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from bench.report import Figures
 
@@ -31,6 +34,7 @@ _MAX_END_S = 60.0  # beyond the seconds of a load
 _QUIET_S = 0.3  # for what the gateway has to do after the last login
 _MIN_CPU_S = 0.1  # the kernel counts in steps of 0.01 s: below, the figure would be noise
 _ALL_LOGINS = "log.flood_per_s=100000"  # so that the log tells of each one
+_NOBODY = Kill(worker=1, clients=0)
 
 Load = LoadOptions | LoginOptions
 
@@ -44,18 +48,24 @@ class Setup:
     """A gateway and what is put on it; each load is made by a process of its own.
 
     `cross` is the share of conversations between workers; None where connections live where the kernel puts
-    them. `settings` are the gateway's, as key=value.
+    them. `settings` are the gateway's, as key=value. With `cross`, all conversations live at the first
+    `within` workers, 0 for any, and `kill` has clients at one and may kill it.
     """
 
     workers: int
     loads: tuple[Load, ...]
     cross: float | None = None
     settings: tuple[str, ...] = ()
+    within: int = 0
+    kill: Kill | None = None
 
     def describe(self) -> str:
         """The same in short, for people."""
-        of = "" if self.cross is None else f", {100 * self.cross:g} % between workers"
-        return ("1 worker" if self.workers == 1 else f"{self.workers} workers") + of
+        said = ["1 worker" if self.workers == 1 else f"{self.workers} workers"]
+        said += [] if self.cross is None else [f"{100 * self.cross:g} % between workers"]
+        said += [f"none beyond worker {self.within}"] if self.within else []
+        said += [self.kill.describe()] if self.kill else []
+        return ", ".join(said)
 
 
 def run_setup(setup: Setup) -> Figures:
@@ -64,21 +74,37 @@ def run_setup(setup: Setup) -> Figures:
     Besides those of the generators: `cpu_us`, processor time of all processes of the gateway for each message
     delivered, from the time when all connections were made, left out where there was too little of it;
     `kib_per_session` and `resident_kib_per_session`, growth of their memory for each idle connection, where
-    there are any; `faults` in words, empty if there was none.
+    there are any; those of the worker that is killed, see `Victim.figures`; `faults` in words, empty if there
+    was none.
     """
     own_s, machine_s, begun_s = _own_cpu_s(), machine_cpu_s(), time.monotonic()
     settings = (_ALL_LOGINS, *setup.settings) if setup.cross is not None else setup.settings
     try:
-        with tempfile.TemporaryDirectory() as folder, LoginLog(Path(folder) / "logins.log") as log:
-            with Server(gateway_command(setup.workers, settings), log.feed) as server:
-                figures = _measure(server, _aimed(setup, server.address, log.path))
-            figures["server_exit_status"] = server.exit_status
-    except (ServerError, GeneratorError) as error:
+        with tempfile.TemporaryDirectory() as folder:
+            figures = _run(setup, gateway_command(setup.workers, settings), Path(folder) / "logins.log")
+    except (ServerError, GeneratorError, LoginError, KillError) as error:
         lines = str(error).strip().splitlines()  # what a server said may be long
         return {"error": " ".join(dict.fromkeys([lines[0], lines[-1]]))}
     others_s = machine_cpu_s() - machine_s - (_own_cpu_s() - own_s)
     figures["others_cpu_share"] = round(max(others_s, 0.0) / (time.monotonic() - begun_s), 2)
     figures["faults"] = "; ".join(faults(figures))
+    return figures
+
+
+def _run(setup: Setup, command: list[str], path: Path) -> Figures:
+    watch = ChaosWatch(time.monotonic)
+    with LoginLog(path, setup.within) as log:
+
+        def feed(line: str) -> None:
+            log.feed(line)
+            if setup.kill:
+                watch.feed(line)
+
+        with Server(command, feed) as server, Victim(setup.kill or _NOBODY, watch, server.pid) as victim:
+            victim.open(server.address, path)
+            figures = _measure(server, _aimed(setup, server.address, path), victim.strike)
+            figures |= victim.figures()
+        figures["server_exit_status"] = server.exit_status
     return figures
 
 
@@ -95,7 +121,8 @@ def _aimed(setup: Setup, address: tuple[str, int], log: Path) -> list[Load]:
     return loads
 
 
-def _measure(server: Server, loads: Sequence[Load]) -> Figures:
+def _measure(server: Server, loads: Sequence[Load], on_begun: Callable[[float], None]) -> Figures:
+    """Run the loads; `on_begun` is called once they have begun, with the time when they did."""
     idle = sum(load.idle for load in loads if isinstance(load, LoadOptions))
     before_kib = _settled_memory_kib(server) if idle else ()
     with contextlib.ExitStack() as stack:
@@ -107,6 +134,7 @@ def _measure(server: Server, loads: Sequence[Load]) -> Figures:
         cpu_s, begun_s = server.cpu_s(), time.monotonic()
         for generator in generators:
             _say_go(generator)
+        on_begun(begun_s)
         figures = joined([_finish(one, load) for one, load in zip(generators, loads, strict=True)])
         cpu_s, took_s = server.cpu_s() - cpu_s, time.monotonic() - begun_s
     if cpu_s >= _MIN_CPU_S and figures["delivered"]:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 _MAX_ROUNDS = 20  # one session that lacks comes in a round with 3 in 4, or 2 in 3 of many workers
 _MAX_WAIT_S = 10.0
 _LOOK_S = 0.01
-_TOLD_BY = ('"gateway.ready"', '"session.login"')
+_WITHIN = "bench.within"  # the one event that is not the gateway's
+_TOLD_BY = ('"gateway.ready"', '"session.login"', f'"{_WITHIN}"')
 
 Session = tuple[str, "socket.socket"]
 
@@ -69,11 +70,17 @@ class LoginLog:
     """Keeps of a gateway's output what `Places` reads; fed by the thread that reads the output.
 
     A context manager, which closes the file.
+
+    Args:
+        path: the file.
+        within: the first workers, so many, at which all conversations are to live; 0 for any of them.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, within: int = 0) -> None:
         self.path = path
         self._file = path.open("w", encoding="utf-8")
+        if within:
+            self.feed(json.dumps({"event": _WITHIN, "workers": within}) + "\n")
 
     def __enter__(self) -> Self:
         return self
@@ -98,8 +105,10 @@ class Places:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        # workers that the gateway has
-        self.workers = 1
+        # workers that the gateway has, over which connections are spread
+        self.spread = 1
+        # at how many of them conversations are to live; 0 for all
+        self._within = 0
         self._clock = clock
         self._sleep = sleep
         # login -> worker, from 1
@@ -117,6 +126,11 @@ class Places:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+    @property
+    def workers(self) -> int:
+        """Workers, the first ones, at which conversations are to live."""
+        return min(self._within or self.spread, self.spread)
 
     def wait_for(self, logins: Iterable[str]) -> list[int]:
         """Workers, from 1, of these logins, waiting for the log to tell.
@@ -144,7 +158,9 @@ class Places:
                 if record["event"] == "session.login":
                     self._found[record["login"]] = record["worker"]
                 elif record["event"] == "gateway.ready":
-                    self.workers = record.get("workers", 1)
+                    self.spread = record.get("workers", 1)
+                elif record["event"] == _WITHIN:
+                    self._within = record["workers"]
             except (ValueError, KeyError, TypeError):  # whatever else a process prints
                 continue
 
@@ -184,6 +200,6 @@ def _open_enough(
         lacking = needed - Counter({place: len(sessions) for place, sessions in free.items()})
         if not lacking:
             return
-        number = lacking.total() * places.workers
+        number = lacking.total() * places.spread
     place, missing = lacking.most_common(1)[0]
     raise PlacementError(f"worker {place} lacks {missing} of the {needed[place]} sessions it is to have")

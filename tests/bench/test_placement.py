@@ -100,6 +100,19 @@ def fixture_path(tmp_path: Path) -> Iterator[Path]:
         yield path
 
 
+@pytest.mark.parametrize(("within", "workers"), [(0, 3), (1, 1), (2, 2), (3, 3), (9, 3)])
+def test_places_are_of_the_first_workers_when_the_log_says_so(
+    tmp_path: Path, within: int, workers: int
+) -> None:
+    """Conversations are planned within so many; connections are spread over all all the same."""
+    with LoginLog(tmp_path / "gateway.log", within) as log:
+        log.feed(record("gateway.ready", worker="supervisor", workers=3))
+        log.feed(record("session.login", worker=3, login="a"))
+        with Places(log.path) as places:
+            assert (places.workers, places.spread) == (workers, 3)
+            assert places.wait_for(["a"]) == [3]
+
+
 def test_log_keeps_only_what_tells_of_places(path: Path) -> None:
     """What else a gateway says is not written."""
     assert [json.loads(line)["event"] for line in path.read_text().splitlines()] == [

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bench.crew_run import Setup, joined, run_setup
+from bench.kill import Kill
 from bench.load import run_load
 from bench.log_watch import LogWatch
 from bench.logins import LoginOptions
 from bench.options import LoadOptions
 from bench.placement import LoginLog
 from bench.servers import BASELINE, COMMANDS, Server, gateway_command
-from bench.verdict import MET, Goal
+from bench.verdict import MET, MISSED, UNKNOWN, VOID, Goal, judge
 from bench.workers import Comparison, compare, comparisons, curve_note, curve_setup, main
 
 if TYPE_CHECKING:
@@ -92,6 +93,17 @@ def test_setup_gives_an_error_when_it_cannot_be_made(setup: Setup, reason: str) 
     assert "\n" not in figures["error"]
 
 
+@pytest.mark.parametrize(("at_s", "lost"), [(None, 0), (0.1, 3)], ids=["lives", "killed"])
+def test_setup_kills_a_worker_without_a_loss_for_those_of_the_other(at_s: float | None, lost: int) -> None:
+    """Its own clients lose their connections, and another one serves in its place before the run ends."""
+    load = replace(TINY, pairs=4, seconds=0.6)
+    figures = run_setup(Setup(2, (load,), cross=0.0, within=1, kill=Kill(2, 3, at_s)))
+    assert figures["faults"] == ""
+    assert figures["delivered"] > 50
+    assert figures["clients_lost"] == lost
+    assert ("ready_after_s" in figures) == (at_s is not None)
+
+
 def test_figures_of_several_generators_are_joined_as_those_of_one() -> None:
     """What is counted is added, of what is timed the worst stands, and one that was the limit is enough."""
     one = {"delivered_per_s": 10.0, "notices": 0, "p50_us": 5.0, "fairness": 1.0, "generator_limited": False}
@@ -123,6 +135,45 @@ def test_comparisons_differ_in_nothing_but_the_workers(is_quick: bool) -> None:
         assert one.a is None or (one.a.loads, one.a.settings) == (one.b.loads, one.b.settings)
     if is_quick:
         assert 2 * sum(one.b.loads[0].seconds for one in found) < 20
+
+
+@pytest.mark.parametrize("is_quick", [True, False])
+def test_worker_is_killed_after_the_warm_up_and_in_time_to_show_in_a_p99(is_quick: bool) -> None:
+    """Nothing else differs: conversations and the clients that are lost live at two workers."""
+    (found,) = [one for one in comparisons(is_quick=is_quick) if one.name == "kill"]
+    assert found.a is not None
+    assert found.a.kill is not None
+    assert found.b.kill is not None
+    assert found.a.kill.at_s is None
+    assert found.b.kill.at_s is not None
+    assert replace(found.b, kill=found.a.kill) == found.a
+    assert replace(found.b.kill, at_s=None) == found.a.kill
+    assert found.b.kill.worker == found.b.workers == found.b.within + 1
+    seconds = found.b.loads[0].seconds
+    assert 0.2 * seconds < found.b.kill.at_s < seconds - 2.0  # which a new worker may take
+    assert seconds < 10  # a disturbance of 0.1 s is more than the hundredth part
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({}, (MET, MET, MET)),
+        ({"p99_us": 125.0}, (MISSED, MET, MET)),
+        ({"ready_after_s": 2.1}, (MET, MISSED, MET)),
+        ({"ready_after_s": None}, (MET, UNKNOWN, MET)),
+        ({"clients_lost": 63}, (VOID, MET, MET)),
+        ({"others_cpu_share": 0.5}, (VOID, VOID, MET)),
+        ({"faults": "undelivered: 1"}, (MET, MET, MISSED)),
+    ],
+)
+def test_kill_is_judged_by_p99_the_new_worker_and_faults(
+    changed: Figures, words: tuple[str, str, str]
+) -> None:
+    """One slow or unsound run B, or one without a kill that was felt, changes the verdict it belongs to."""
+    (found,) = [one for one in comparisons(is_quick=True) if one.name == "kill"]
+    calm: Figures = {"p99_us": 100.0, "faults": "", "clients_lost": 0, "others_cpu_share": 0.0}
+    killed = {**calm, "p99_us": 119.0, "clients_lost": 64, "ready_after_s": 1.9}
+    assert tuple(judge(goal, [calm], [{**killed, **changed}]).word for goal in found.goals) == words
 
 
 def test_main_writes_what_it_measured_when_asked_for_one_comparison(
