@@ -3,7 +3,8 @@
 Made from a list, so that one more stage is one more entry. The channels form an acyclic graph, which
 is what makes draining simple: a stage ends when its input has ended and is empty, and then ends the
 input of the next one. One wake-up of the loop runs every stage that has something to do, front to
-back, so what one read brought passes all idle stages in the same turn. Knows nothing of the items.
+back. What is offered while none has anything to do passes them all at once, past the channels: same order,
+same bounds, same counts. Knows nothing of the items.
 """
 
 from __future__ import annotations
