@@ -121,7 +121,7 @@ async def test_gateway_ends_at_once_when_it_is_told_to_while_it_starts(number: s
         await gateway.kill()
 
 
-@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("workers", [2, 3, 4])
 async def test_worker_is_replaced_when_it_is_killed(workers: int) -> None:
     """Its clients are cut off, the others notice nothing, and its place is taken while newcomers wait."""
     each_loop_once(workers)
@@ -146,7 +146,7 @@ async def test_worker_is_replaced_when_it_is_killed(workers: int) -> None:
         assert assert_accounted(gateway)["workers"] == {"live": 0, "restarts": 1}
 
 
-@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("workers", [2, 3, 4])
 async def test_gateway_ends_with_1_and_says_why_when_a_worker_dies_again_and_again(workers: int) -> None:
     """Restarted twice, as allowed, and no more; the other workers drain in order."""
     each_loop_once(workers)
@@ -167,7 +167,7 @@ async def test_gateway_ends_with_1_and_says_why_when_a_worker_dies_again_and_aga
         assert [lost["restart_in_s"] is None for lost in gateway.found("worker.lost")] == [False, False, True]
 
 
-@pytest.mark.parametrize("workers", [3, 4])
+@pytest.mark.parametrize("workers", [2, 3, 4])
 async def test_nothing_is_left_when_the_supervisor_is_killed(workers: int, base: Path) -> None:
     """Workers drain and end by themselves; the next gateway cleans up what only a living one can."""
     each_loop_once(workers)

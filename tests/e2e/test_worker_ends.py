@@ -109,7 +109,7 @@ async def test_only_what_a_worker_had_is_lost_when_it_is_killed(workers: int) ->
         assert (last["in_flight"], last["workers"]) == (0, {"live": 0, "restarts": 1})
 
 
-@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("workers", [2, 3, 4])
 async def test_senders_go_on_when_a_worker_hangs(workers: int) -> None:
     """What is for its clients is refused before long; it is killed, and its successor serves them."""
     each_loop_once(workers)
