@@ -311,11 +311,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _on_data(self, data: bytes) -> None:
         if self.state == OPEN:
-            block, is_too_long = self._framer.feed(data)
-            if block:
-                self._push(block)
-            if is_too_long:
-                self.end(Disconnect.LINE_TOO_LONG)
+            self.take_lines(*self._framer.feed(data))
         elif self._login is not None:
             if self.state == State.LOGIN and self.is_held_back and self._transport is not None:
                 # uvloop begins to read after `connection_made`, even what paused there.

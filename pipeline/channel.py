@@ -184,10 +184,6 @@ class ReceiveEnd(Generic[T]):
             if self._channel.buffer or self._channel.is_at_end:
                 self._channel.wake_receiver()  # one wake-up was given: pass it on
 
-    def hold(self, weight: int) -> None:
-        """Occupy the weight of an item that has passed the channel by; see `free`."""
-        self._channel.depth += weight
-
     def free(self, weight: int) -> None:
         """Give back the weight of what was received with `hold=True`."""
         self._channel.free(weight)

@@ -30,22 +30,25 @@ class Deliver:
     def __call__(self, routed: Routed) -> None:
         """Offer every copy to its outbox; from then on the outbox sees to their outcome."""
         batch, deliveries, crossings = routed
-        prefix = batch.sender.prefix
-        runs = batch.runs
-        if len(runs) == 1:  # by far the most frequent
-            (run,) = runs
-            is_fanout = len(run.recipients) > 1
-            payload = self._encode(prefix, run.texts)
-            batch.runs = []
-            entry: Entry = (payload, run.count, batch)
-            for outbox, _ in deliveries:
-                outbox.offer(entry, is_fanout=is_fanout)
-            for peer, ((_, names),) in crossings:
-                peer.carry(batch, (Cut(names, payload, run.count),), is_fanout=is_fanout)
+        if len(batch.runs) > 1:
+            self._deliver_several(routed)
             return
-        for run in runs:  # before the first offer: what can fail has not delivered half a batch
+        (run,) = batch.runs
+        is_fanout = len(run.recipients) > 1
+        payload = self._encode(batch.sender.prefix, run.texts)
+        batch.runs = []  # while the batch waits for its outcome only the encoded form is kept
+        entry: Entry = (payload, run.count, batch)
+        for outbox, _ in deliveries:
+            outbox.offer(entry, is_fanout=is_fanout)
+        for peer, ((_, names),) in crossings:
+            peer.carry(batch, (Cut(names, payload, run.count),), is_fanout=is_fanout)
+
+    def _deliver_several(self, routed: Routed) -> None:
+        batch, deliveries, crossings = routed
+        prefix = batch.sender.prefix
+        for run in batch.runs:  # before the first offer: what can fail has not delivered half a batch
             run.encoded = self._encode(prefix, run.texts)
-        fanout = _fanout_part(routed) if len(batch.runs) > 1 else batch
+        fanout = _fanout_part(routed)
         for outbox, runs in deliveries:
             if len(runs) == 1:
                 (run,) = runs
@@ -60,7 +63,7 @@ class Deliver:
             for is_fanout, group in groupby(pieces, key=_is_fanout):
                 cuts = _CUTS[is_fanout](group)
                 peer.carry(fanout if is_fanout else batch, cuts, is_fanout=is_fanout)
-        batch.runs = []  # while the batch waits for its outcome only the encoded form is kept
+        batch.runs = []
 
 
 def _fanout_part(routed: Routed) -> Batch:
