@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Climber", "Ladder", "LadderSettings", "Watch"]
 
+_GRAIN_S = 0.001
+"""By how much a timer may fire early: the event loop counts in milliseconds, and a rest below that would be
+waited for again and again."""
+
 
 @dataclass(frozen=True, slots=True)
 class LadderSettings:
@@ -108,6 +112,7 @@ class Ladder:
         self._on_change = on_change
         self._flushes = 0  # of all outboxes, as last noted in the budget
         self._tasks: set[asyncio.Task[None]] = set()
+        self._step = asyncio.Lock()  # held through a turn of the loop by whoever takes a step
 
     def note_flushes(self, total: int) -> None:
         """Tell the budget, now and then, how often writers were called so far: those are its attempts."""
@@ -133,6 +138,15 @@ class Ladder:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    async def wait_for_turn(self) -> None:
+        """Wait until a step may be taken: one in each turn of the loop.
+
+        Many writers that stood still at the same moment fail, are refused and are evicted at the same moment,
+        too. Everybody else's lines go between their steps.
+        """
+        async with self._step:
+            await asyncio.sleep(0)
 
     async def aclose(self) -> None:
         """End every watch and wait for their climbs."""
@@ -225,9 +239,11 @@ class Watch:
         """From the first failure until the writer moves or is evicted."""
         is_stuck = False
         try:
-            await self._climb_until_it_moves()
-        except _StuckTooLongError:
-            is_stuck = True
+            try:
+                await self._climb_until_it_moves()
+            except _StuckTooLongError:
+                is_stuck = True
+                await self._ladder.wait_for_turn()
         finally:
             self._task = None
         if is_stuck:
@@ -257,6 +273,7 @@ class Watch:
             elif not self._is_moving:
                 await self._wait(self._ladder.settings.write_timeout_s)
             if not self._is_moving:
+                await self._ladder.wait_for_turn()
                 breaker.record_failure()
                 raise _NoProgressError
             breaker.record_success()
@@ -299,7 +316,7 @@ class Watch:
         """
         settings, clock = self._ladder.settings, self._ladder.clock
         ends_at = clock() + seconds
-        while (left_s := ends_at - clock()) > 0.0:
+        while (left_s := ends_at - clock()) > _GRAIN_S:
             evict_in_s = self._moved_at + settings.evict_after_s - clock()
             step_s = min(left_s, settings.write_timeout_s, evict_in_s)
             await self._ladder.sleep(step_s)

@@ -50,7 +50,7 @@ class Timeline:
         """Wait for a moment; cancelling leaves nothing behind."""
         self.slept.append(seconds)
         waiter = asyncio.get_running_loop().create_future()
-        handle = self.call_later(seconds, lambda: waiter.set_result(None))
+        handle = self.call_later(seconds, lambda: None if waiter.done() else waiter.set_result(None))
         try:
             await waiter
         finally:
@@ -63,10 +63,13 @@ class Timeline:
     async def advance_to(self, moment_s: float) -> None:
         """Let time pass up to a moment on the clock."""
         await self.settle()
-        while self.waiting and (first := min(self._waiting, key=lambda one: one[0]))[0] <= moment_s:
-            self._waiting.remove(first)
-            self.now_s = max(self.now_s, first[0])
-            first[1].run()
+        while self.waiting and (due_s := min(due_s for due_s, _ in self._waiting)) <= moment_s:
+            due = [one for one in self._waiting if one[0] == due_s]
+            self._waiting = [one for one in self._waiting if one[0] != due_s]
+            self.now_s = max(self.now_s, due_s)
+            for _, call in due:
+                if not call.cancelled():  # by one before it
+                    call.run()
             await self.settle()
         self.now_s = max(self.now_s, moment_s)
 
