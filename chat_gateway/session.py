@@ -31,6 +31,10 @@ _MAX_PAUSE_S = 5.0
 # opened together must not bring all their senders back in the same moment.
 _SPREAD = 0.5
 
+# Over what time those that were stalled come back when they are to be refused, drawn for each; they have
+# waited for several times `write_timeout_s`.
+_MAX_RETURN_S = 0.5
+
 # What a block of lines takes in memory beside its bytes: its objects, and for each line what is put in
 # front of it on its way out ("from ", a login of at most 64 bytes, ": ").
 BLOCK_OVERHEAD_BYTES = 512
@@ -181,6 +185,8 @@ class Session:
         """See `Sender`. What it has ready is not read all at once."""
         if self._limits.refused_per_s:
             self.reading.read_little()
+            if self.stalls:
+                self.reading.pause_for(_MAX_RETURN_S * self._random())
 
     def notify(
         self, word: str, reason: str, *, name: str = "", count: int = 1, lines: float | None = None

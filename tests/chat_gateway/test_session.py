@@ -202,6 +202,15 @@ def test_session_is_read_a_little_when_refusals_are_to_be_expected(per_s: int) -
     assert reading.pauses_s == []
 
 
+@pytest.mark.parametrize("per_s", [0, 10])
+def test_session_that_was_stalled_comes_back_at_a_moment_of_its_own_to_be_refused(per_s: int) -> None:
+    """Breakers that open together do not bring all their senders back in the same moment."""
+    session, reading, _ = made(f"limits.refused_per_s={per_s}", random=lambda: 0.5)
+    session.stall()
+    session.expect_refusals()
+    assert reading.pauses_s == ([0.25] if per_s else [])
+
+
 def test_sessions_come_back_at_different_times_when_they_were_refused_together() -> None:
     """The wait is up to half as long again, by chance."""
     session, reading, _ = made(random=lambda: 0.5)
