@@ -9,7 +9,7 @@ __all__ = ["LEAST_READ_BYTES", "LITTLE_READS", "ReadBuffer", "ReadBuffers"]
 
 # What is read at once of a session that was just refused: what it brings is likely to be refused again, at
 # the cost of all others in that turn.
-_LITTLE_READ_BYTES = 4096
+_LITTLE_READ_BYTES = 16 * 1024
 # How many reads more are as small: what they bring reaches the outboxes some turns of the loop later.
 LITTLE_READS = 16
 # A transport that is told of a readable socket reads it, whatever we say meanwhile. So little ends one line

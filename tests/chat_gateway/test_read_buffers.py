@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def test_read_buffers_are_narrow_when_memory_is_full_only() -> None:
     """All that is kept is read through the least view; what is thrown away is read as ever."""
     buffers = ReadBuffers(65_536)
-    widths = [65_536, 4096, LEAST_READ_BYTES, 65_536]
+    widths = [65_536, 16_384, LEAST_READ_BYTES, 65_536]
     kinds = (buffers.usual, buffers.little, buffers.least, buffers.unbounded)
     assert [len(buffer.view) for buffer in kinds] == widths
     buffers.narrow()
