@@ -118,11 +118,13 @@ class Connection(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         """The transport holds bytes that the kernel has not taken."""
         assert self.outbox is not None
+        self._all.unwritable.add(self.outbox)
         self.outbox.pause()
 
     def resume_writing(self) -> None:
         """The transport has handed everything on."""
         assert self.outbox is not None
+        self._all.unwritable.discard(self.outbox)
         self.outbox.resume()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -155,8 +157,10 @@ class Connection(asyncio.BufferedProtocol):
         self.is_reading = may_read
         try:
             if may_read:
+                self._all.unread.discard(self)
                 self._transport.resume_reading()
             else:
+                self._all.unread.add(self)
                 self._transport.pause_reading()
         except Exception as error:  # not for whoever asked, which may be a stage in the midst of a batch
             self.on_own_error(error)
@@ -294,11 +298,6 @@ class Connection(asyncio.BufferedProtocol):
     def is_held_back(self) -> bool:
         """Not read just now for having said too much."""
         return bool(self._obstacles & HELD_BACK)
-
-    @property
-    def is_stalled(self) -> bool:
-        """Not read just now because of where its messages go."""
-        return self.state == State.OPEN and self.session is not None and not self.session.may_read
 
     # Reading.
 

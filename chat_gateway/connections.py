@@ -117,6 +117,8 @@ class Connections:
         self._flusher = flusher
         self._ladder = ladder
         self._connections: set[Connection] = set()
+        self.unread: set[Connection] = set()  # those whose transport was told not to read just now
+        self.unwritable: set[Outbox] = set()  # those whose transport takes nothing just now
         self._login_deadlines: Deadlines[Connection] = Deadlines(
             config.limits.login_timeout_s, lambda one: one.end(Disconnect.LOGIN_TIMEOUT), loop
         )
@@ -209,6 +211,9 @@ class Connections:
 
     def on_lost(self, connection: Connection) -> None:
         """Its transport is gone."""
+        self.unread.discard(connection)
+        if connection.outbox is not None:
+            self.unwritable.discard(connection.outbox)
         self._login_deadlines.stop(connection)
         self._linger_deadlines.stop(connection)
         self.addresses.leave(connection.address)
@@ -244,7 +249,20 @@ class Connections:
         if not self.ceiling.is_full:
             self.buffers.widen()
 
-    # What the worker asks.
+    # What the worker asks. Metrics look only at those of whom there is something to say.
+
+    @property
+    def stalled_sessions(self) -> int:
+        """Sessions that are not read just now because of where their messages go."""
+        return sum(
+            one.state == State.OPEN and one.session is not None and not one.session.may_read
+            for one in self.unread
+        )
+
+    @property
+    def held_back(self) -> int:
+        """Connections that are not read just now for having said too much."""
+        return sum(one.is_held_back for one in self.unread)
 
     def look_at_ceiling(self) -> None:
         """Now and then: once memory is not full any more, read from everybody again."""

@@ -139,8 +139,8 @@ class Metrics:
             "connections_accepted": connections.accepted,
             "connections_closed": dict(connections.closed),
             "sessions": len(connections.hub),
-            "sessions_stalled": sum(one.is_stalled for one in connections.living()),
-            "sessions_held_back": sum(one.is_held_back for one in connections.living()),
+            "sessions_stalled": connections.stalled_sessions,
+            "sessions_held_back": connections.held_back,
             "logins": connections.logins,
             "logins_in_grace": len(connections.grace),
         }
@@ -166,14 +166,14 @@ class Metrics:
         }
 
     def _outboxes(self) -> Snapshot:
-        ledger = self._worker.ledger
-        outboxes = [one.outbox for one in self._worker.connections.living() if one.outbox is not None]
+        """Of an outbox whose writer takes bytes nothing is pending beyond this turn of the loop."""
+        ledger, outboxes = self._worker.ledger, self._worker.connections.unwritable
         most = max((outbox.pending_bytes for outbox in outboxes), default=0)
         peak, ledger.peak_outbox_bytes = max(ledger.peak_outbox_bytes, most), most
         return {
             "pending_bytes": sum(outbox.pending_bytes for outbox in outboxes),
             "peak_bytes": peak,
-            "paused": sum(outbox.is_paused for outbox in outboxes),
+            "paused": len(outboxes),
             "parked_copies": sum(outbox.parked_copies for outbox in outboxes),
         }
 

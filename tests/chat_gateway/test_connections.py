@@ -293,3 +293,23 @@ async def test_copies_all_have_an_outcome_when_two_ends_of_one_login_overlap() -
     assert gateway.ledger.is_balanced
     assert gateway.ledger.in_flight == 0
     await gateway.close()
+
+
+@virtual_time
+async def test_connections_remember_nobody_who_is_gone_among_those_that_wait() -> None:
+    """Who is not read, and what takes nothing, is counted as long as there is a transport to wait for."""
+    gateway = FakeGateway("outbox.high_watermark_bytes=64", "outbox.low_watermark_bytes=16")
+    alice = gateway.login("alice")
+    bob = await gateway.stuck("bob", alice)
+    alice.send(b"bob: " + b"." * 200 + b"\n")
+    alice.send(b"bob: more\n")
+    await turns()
+    connections = gateway.connections
+    assert connections.unread == {alice.connection}
+    assert connections.unwritable == {bob.connection.outbox}
+    assert connections.stalled_sessions == 1
+    bob.reset()
+    alice.reset()
+    await turns()
+    assert (connections.unread, connections.unwritable) == (set(), set())
+    await gateway.close()
