@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import socket
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,15 +25,16 @@ from bench.peers import ReadBuffer
 from bench.schedule import OpenLoop
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     from bench.report import Figures
 
 _RECEIVE_BUFFER_BYTES = 2048
+_SEND_BUFFER_BYTES = 64 * 1024  # or each sender's kernel takes megabytes, long after nobody reads
 _MAX_BURST = 64  # lines that one sender sends at once after a delay of the generator; the rest is left out
 _MAX_EVENTS = 1024
 _MAX_WAIT_S = 0.05
+_TICK_S = 0.005  # what comes due in so long is sent at once, so that it does not wake for each line
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,8 @@ class Stuck:
         for sock in self._recipients:
             poll.unregister(sock)
         pushers = open_sessions(poll, options.address, [f"pusher{i}" for i in range(options.senders)])
+        for sock in pushers:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
         self._pushers = [
             _Pusher(sock, f"{names[i % len(names)]}: ".encode() + b"x" * options.text_bytes + b"\n")
             for i, sock in enumerate(pushers)
@@ -139,7 +143,7 @@ class Stuck:
             for index, lines, due_s in schedule.release(now_s):
                 self._push(self._pushers[index], lines * options.burst, due_s)
             self._unblock()
-            next_s = end_s if self._blocked == len(self._by_fd) else schedule.next_due_s()
+            next_s = end_s if self._blocked == len(self._by_fd) else schedule.next_due_s() + _TICK_S
             self._read(min(end_s, next_s) - time.perf_counter())
 
     def _push(self, pusher: _Pusher, lines: int, due_s: float) -> None:

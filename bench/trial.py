@@ -1,6 +1,7 @@
 """One run: a gateway of its own, a healthy load or none, bad peers beside it or none; costs and records.
 
-Everything runs in processes of its own on this machine, so figures also say how much of it others used.
+Everything runs in processes of its own on this machine, the gateway on a processor that the others leave to
+it; figures also say how much of the machine others used.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from bench import memory
+from bench import memory, processors
 from bench.log_watch import LogWatch
 from bench.report import Figures, faults
 from bench.servers import COMMANDS, GATEWAY, Server, ServerError, machine_cpu_s
@@ -62,14 +63,21 @@ def bounds(settings: tuple[str, ...]) -> memory.Bounds:
 def run_trial(plan: Plan) -> Figures:
     """Run the plan once; figures of a run that could not be made have only `error`."""
     watch = LogWatch()
-    settings = ("metrics.interval_s=0.5", "log.flood_per_s=1000", *plan.settings)
+    command = COMMANDS[GATEWAY] + _set_arguments(
+        ("metrics.interval_s=0.5", "log.flood_per_s=1000", *plan.settings)
+    )
+    dealt = processors.deal_out(processors.available())
     own_before_s, machine_before_s, begun_s = _own_cpu_s(), machine_cpu_s(), time.monotonic()
     try:
-        with contextlib.ExitStack() as stack:
-            server = stack.enter_context(Server(COMMANDS[GATEWAY] + _set_arguments(settings), watch.feed))
+        with processors.running_on(dealt.clients), contextlib.ExitStack() as stack:
+            server = Server(command, watch.feed)
+            processors.move(server.pid, dealt.server)
+            stack.enter_context(server)
             other = server
             if plan.is_elsewhere:
-                other = stack.enter_context(Server(COMMANDS[GATEWAY] + _set_arguments(settings)))
+                other = Server(command)
+                processors.move(other.pid, dealt.server)
+                stack.enter_context(other)
             figures = _Trial(plan, server, watch, other.address).run()
     except (ServerError, PeerError) as error:
         return {"error": str(error)}
