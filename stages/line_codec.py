@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_CACHE_BYTES", "LineCodec", "LineFramer", "line_count", "most_entries", "most_tail_bytes"]
 
-# C0 but tab and the line feed that ends each line, and DEL: not allowed in a text.
-_CONTROLS = bytes(c for c in range(0x20) if c not in (0x09, 0x0A)) + b"\x7f"
+# For `bytes.translate`, which is faster than to delete: changes what is not allowed in a text, the controls
+# of C0 but tab and the line feed that ends each line, and DEL.
+_CONTROLS = frozenset({*range(0x20), 0x7F} - {0x09, 0x0A})
+_WITHOUT_CONTROLS = bytes(0x20 if c in _CONTROLS else c for c in range(256))
 # The C1 controls in UTF-8; where bytes are valid UTF-8, 0xC2 only ever begins a character.
 _C1 = re.compile(b"\xc2[\x80-\x9f]")
 _SPACES = " \t"
@@ -227,7 +229,7 @@ def _run(recipients: Sequence[str] | None, texts: list[bytes]) -> Run:
 
 def _is_clean(data: bytes) -> bool:
     """Valid UTF-8 without control characters but tab and line feed."""
-    if len(data.translate(None, _CONTROLS)) != len(data):
+    if data.translate(_WITHOUT_CONTROLS) != data:
         return False
     if data.isascii():
         return True
