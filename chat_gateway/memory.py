@@ -26,6 +26,8 @@ CALM_S = 5.0  # for the rest to go too, and since a load in bursts would fetch i
 # A fall that is not waited for, since one call for all of it might take too long: measured 15 ms for 128 MiB.
 LARGE_FALL_BYTES = 128 << 20
 LARGE_PAUSE_S = 1.0
+# What was still in use at a call, up to a quarter of the peak, is waited for too, unless it is less than this.
+MIN_REST_BYTES = 1 << 20
 
 
 class Memory:
@@ -54,6 +56,7 @@ class Memory:
         self._resident_bytes = resident_bytes
         self._clock = clock
         self._peak_bytes = 0  # most that was counted since the last call
+        self._least_bytes = MIN_PEAK_BYTES  # a smaller peak is not worth a call; less once, after a larger one
         self._busy_at = clock()  # when so much of the peak had not fallen, last
         self._called_at = self._busy_at
 
@@ -66,13 +69,15 @@ class Memory:
         if fallen_bytes < self._peak_bytes * FALLEN_SHARE:
             self._busy_at = now
         if self._trim is not None and self._is_time(fallen_bytes, now):
+            is_rest = self._peak_bytes < MIN_PEAK_BYTES
+            self._least_bytes = MIN_PEAK_BYTES if is_rest else MIN_REST_BYTES
             self._peak_bytes = counted_bytes
             self._give_back(self._trim)
 
     def _is_time(self, fallen_bytes: int, now: float) -> bool:
         if fallen_bytes >= LARGE_FALL_BYTES and now - self._called_at >= LARGE_PAUSE_S:
             return True
-        return self._peak_bytes >= MIN_PEAK_BYTES and now - self._busy_at >= CALM_S
+        return self._peak_bytes >= self._least_bytes and now - self._busy_at >= CALM_S
 
     def _give_back(self, trim: Callable[[], object]) -> None:
         before_bytes, began = self._resident_bytes(), self._clock()

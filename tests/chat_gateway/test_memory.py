@@ -14,6 +14,7 @@ from chat_gateway.memory import (
     LARGE_FALL_BYTES,
     LARGE_PAUSE_S,
     MIN_PEAK_BYTES,
+    MIN_REST_BYTES,
     Memory,
     system_trim,
 )
@@ -56,16 +57,29 @@ class _World:
         self.resident_bytes -= MIB
 
 
-def test_memory_is_given_back_once_when_a_peak_is_over() -> None:
-    """Three quarters of the peak have been gone for some time; then nothing is left to be given back."""
+def test_memory_is_given_back_when_a_peak_is_over_and_once_more_when_its_rest_is() -> None:
+    """Three quarters of the peak have been gone for some time; then what was still in use at that moment."""
     world = _World()
     world.see(40 * MIB)
     assert world.see(10 * MIB + 1, CALM_S) == 0
     assert world.see(10 * MIB, CALM_S - 0.1) == 0
     assert world.see(5 * MIB, 0.1) == 1
-    for _ in range(10):
-        assert world.see(0, CALM_S) == 1
-    assert world.log.records == [("debug", "memory.given_back", {"freed_bytes": MIB, "took_s": 0.01})]
+    assert world.see(5 * MIB, CALM_S) == 1
+    assert world.see(1 * MIB, CALM_S - 0.1) == 1
+    assert world.see(1 * MIB, 0.1) == 2
+    for nbytes in (MIB, 0, MIN_PEAK_BYTES - 1, 0, 0):
+        assert world.see(nbytes, CALM_S) == 2
+    assert world.log.records == [("debug", "memory.given_back", {"freed_bytes": MIB, "took_s": 0.01})] * 2
+
+
+def test_memory_is_kept_when_the_rest_of_a_peak_was_little() -> None:
+    """It is not worth a second call."""
+    world = _World()
+    world.see(40 * MIB)
+    world.see(MIN_REST_BYTES - 1)
+    assert world.see(MIN_REST_BYTES - 1, CALM_S) == 1
+    assert world.see(MIN_REST_BYTES - 1, CALM_S) == 1
+    assert world.see(0, CALM_S) == 1
 
 
 def test_memory_is_kept_when_the_peak_was_a_moment_ago() -> None:
