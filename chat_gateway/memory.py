@@ -26,7 +26,7 @@ CALM_S = 5.0  # for the rest to go too, and since a load in bursts would fetch i
 # A fall that is not waited for, since one call for all of it might take too long: measured 15 ms for 128 MiB.
 LARGE_FALL_BYTES = 128 << 20
 LARGE_PAUSE_S = 1.0
-# What was still in use at a call, up to a quarter of the peak, is waited for too, unless it is less than this.
+# What was still in use at a call, up to a quarter of the peak, is waited for too, unless it is less.
 MIN_REST_BYTES = 1 << 20
 
 
@@ -56,7 +56,7 @@ class Memory:
         self._resident_bytes = resident_bytes
         self._clock = clock
         self._peak_bytes = 0  # most that was counted since the last call
-        self._least_bytes = MIN_PEAK_BYTES  # a smaller peak is not worth a call; less once, after a larger one
+        self._least_bytes = MIN_PEAK_BYTES  # smaller is not worth a call; less once, after one that was
         self._busy_at = clock()  # when so much of the peak had not fallen, last
         self._called_at = self._busy_at
 
