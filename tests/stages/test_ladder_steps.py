@@ -1,4 +1,4 @@
-"""Many writers that stand still at the same moment: each takes its steps in turns of the loop of its own."""
+"""What the loop is spared: steps of many writers in one turn, and waits for less than its clock tells."""
 
 from __future__ import annotations
 
@@ -76,3 +76,19 @@ async def test_ladder_goes_on_with_the_others_when_one_is_closed_while_it_waits_
     close_of_first.cancel()
     await world.ladder.aclose()
     world.assert_nothing_is_left()
+
+
+async def test_ladder_waits_no_second_time_when_a_timer_was_a_little_early() -> None:
+    """Timers count in milliseconds: what is left of a wait is less, and would be waited for many times."""
+    world = LadderWorld()
+    asked: list[float] = []
+
+    async def wake_early(seconds: float) -> None:
+        asked.append(seconds)
+        await world.timeline.sleep(seconds - 0.0005 if seconds > 0.001 else seconds)
+
+    world.ladder.sleep = wake_early
+    await world.advance_to(16.0)
+    assert asked == [5.0, 5.0, 5.0]
+    assert world.changes[0][1] == "open"
+    await world.ladder.aclose()
