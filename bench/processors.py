@@ -23,10 +23,10 @@ class Processors:
     clients: frozenset[int]
 
 
-def deal_out(available: frozenset[int]) -> Processors:
+def deal_out(processors: frozenset[int]) -> Processors:
     """One for a gateway of one worker, the lowest, and the others for all of its clients."""
-    lowest = frozenset({min(available)})
-    return Processors(lowest, available - lowest) if len(available) > 1 else Processors(available, available)
+    lowest = frozenset({min(processors)})
+    return Processors(lowest, processors - lowest or lowest)
 
 
 def available() -> frozenset[int]:
@@ -43,8 +43,3 @@ def running_on(processors: frozenset[int]) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
-
-
-def move(pid: int, processors: frozenset[int]) -> None:
-    """Run a process there that has only just been started: what it starts itself follows."""
-    os.sched_setaffinity(pid, processors)

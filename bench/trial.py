@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -70,14 +71,8 @@ def run_trial(plan: Plan) -> Figures:
     own_before_s, machine_before_s, begun_s = _own_cpu_s(), machine_cpu_s(), time.monotonic()
     try:
         with processors.running_on(dealt.clients), contextlib.ExitStack() as stack:
-            server = Server(command, watch.feed)
-            processors.move(server.pid, dealt.server)
-            stack.enter_context(server)
-            other = server
-            if plan.is_elsewhere:
-                other = Server(command)
-                processors.move(other.pid, dealt.server)
-                stack.enter_context(other)
+            server = _open_gateway(stack, Server(command, watch.feed), dealt.server)
+            other = _open_gateway(stack, Server(command), dealt.server) if plan.is_elsewhere else server
             figures = _Trial(plan, server, watch, other.address).run()
     except (ServerError, PeerError) as error:
         return {"error": str(error)}
@@ -89,6 +84,12 @@ def run_trial(plan: Plan) -> Figures:
         **watch.figures(),
         **watch.evictions_after_s(figures.get("stuck.begun_epoch_s", 0.0)),
     }
+
+
+def _open_gateway(stack: contextlib.ExitStack, server: Server, where: frozenset[int]) -> Server:
+    """Wait until it listens, on these processors: it was only just started, and what it starts follows."""
+    os.sched_setaffinity(server.pid, where)
+    return stack.enter_context(server)
 
 
 class _Trial:

@@ -16,7 +16,7 @@ from chat_gateway.disconnect import Disconnect
 from chat_gateway.lifecycle import CLAIMING, HELD_BACK, NO_ROOM, OPEN, TURN_OVER, State
 from chat_gateway.login import Login
 from chat_gateway.read_buffers import LITTLE_READS
-from chat_gateway.sockets import has_peer_ended, is_peer_gone, unsent_bytes
+from chat_gateway.sockets import has_peer_ended, is_broken, unsent_bytes
 from stages.line_codec import LineFramer
 
 if TYPE_CHECKING:
@@ -200,7 +200,8 @@ class Connection(asyncio.BufferedProtocol):
     def end_if_gone(self) -> bool:
         """End it if its peer has gone, which it may not have noticed, and does not while it is not read."""
         sock = None if self._transport is None else self._transport.get_extra_info("socket")
-        if sock is None or not is_peer_gone(sock, is_read=self.is_reading):
+        is_gone = is_broken if self.is_reading else has_peer_ended  # while it is read its end is, too
+        if sock is None or not is_gone(sock):
             return False
         if self.session is not None and self.outbox is not None:
             self._all.claims.release(self.session)

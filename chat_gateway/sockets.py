@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SHORTAGES",
     "has_peer_ended",
-    "is_peer_gone",
+    "is_broken",
     "listening_url",
     "open_listening",
     "open_shared_listening",
@@ -128,16 +128,13 @@ def unsent_bytes(sock: socket.socket) -> int:
     return count[0]
 
 
-def is_peer_gone(sock: socket.socket, *, is_read: bool) -> bool:
-    """Whether the connection is broken, or, where nobody reads it, the peer has closed its side.
-
-    A peer that has only closed its side may still want answers to its last lines, which are read yet.
-    """
-    return _polled(sock, 0 if is_read else select.POLLRDHUP)
+def is_broken(sock: socket.socket) -> bool:
+    """Whether the connection is: told without reading, also behind bytes that nobody has read."""
+    return _polled(sock, 0)
 
 
 def has_peer_ended(sock: socket.socket) -> bool:
-    """Whether the peer has closed its side at least."""
+    """Whether it is broken or the peer has closed its side; such a peer may still await answers."""
     return _polled(sock, select.POLLRDHUP)
 
 

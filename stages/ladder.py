@@ -239,11 +239,10 @@ class Watch:
         """From the first failure until the writer moves or is evicted."""
         is_stuck = False
         try:
-            try:
-                await self._climb_until_it_moves()
-            except _StuckTooLongError:
-                is_stuck = True
-                await self._ladder.wait_for_turn()
+            await self._climb_until_it_moves()
+        except _StuckTooLongError:
+            is_stuck = True
+            await self._ladder.wait_for_turn()
         finally:
             self._task = None
         if is_stuck:

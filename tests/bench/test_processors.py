@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
-from bench import processors
+from bench import processors, trial
 from bench.processors import Processors
 
-TELLS = "import os; input(); print(sorted(os.sched_getaffinity(0)))"
+if TYPE_CHECKING:
+    from bench.report import Figures
 
 
 @pytest.mark.parametrize(
@@ -43,14 +43,13 @@ def test_thread_is_back_where_it_was_also_after_an_error() -> None:
     assert processors.available() == before
 
 
-def test_process_is_moved_beside_whoever_started_it() -> None:
-    """It does not inherit where it is to run from a thread that runs elsewhere."""
-    wanted = frozenset({min(processors.available())})
-    with processors.running_on(frozenset({max(processors.available())})):
-        process = subprocess.Popen(
-            [sys.executable, "-c", TELLS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        processors.move(process.pid, wanted)
-        out, _ = process.communicate("\n", timeout=60)
-    assert out.split() == str(sorted(wanted)).split()
-    assert os.sched_getaffinity(0) >= wanted
+def test_trial_runs_its_gateway_apart_from_its_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gateway does not inherit where its clients run."""
+
+    def look(self: trial._Trial) -> Figures:
+        return {"gateway": os.sched_getaffinity(self._server.pid), "clients": os.sched_getaffinity(0)}
+
+    monkeypatch.setattr(trial._Trial, "run", look)
+    dealt = processors.deal_out(processors.available())
+    found = trial.run_trial(trial.Plan())
+    assert (found["gateway"], found["clients"]) == (dealt.server, dealt.clients)

@@ -12,7 +12,8 @@ import pytest
 
 from chat_gateway.sockets import (
     SHORTAGES,
-    is_peer_gone,
+    has_peer_ended,
+    is_broken,
     listening_url,
     open_listening,
     open_shared_listening,
@@ -171,21 +172,18 @@ def reset(theirs: socket.socket) -> None:
 
 
 @pytest.mark.parametrize(
-    ("leave", "is_gone_if_read", "is_gone_if_not"),
+    ("leave", "is_it_broken", "has_it_ended"),
     [(stay, False, False), (half_close, False, True), (close, False, True), (reset, True, True)],
 )
-def test_is_peer_gone_is_true_when_nothing_can_come_of_the_peer_any_more(
-    leave: Callable[[socket.socket], None], is_gone_if_read: bool, is_gone_if_not: bool
+def test_socket_tells_what_has_become_of_the_peer_when_nobody_reads(
+    leave: Callable[[socket.socket], None], is_it_broken: bool, has_it_ended: bool
 ) -> None:
-    """Seen at once and without reading, so also behind bytes that nobody has read.
-
-    A peer that has closed its side does not count where it is read: nobody knows whether it awaits answers.
-    """
+    """At once, also behind bytes that are unread. Nobody knows of a closed side whether it awaits answers."""
     with tcp_pair() as (ours, theirs):
         theirs.send(b"unread")
         leave(theirs)
-        assert is_peer_gone(ours, is_read=True) == is_gone_if_read
-        assert is_peer_gone(ours, is_read=False) == is_gone_if_not
+        assert is_broken(ours) == is_it_broken
+        assert has_peer_ended(ours) == has_it_ended
 
 
 def test_shortages_have_a_hint_when_the_process_or_the_machine_is_short() -> None:
