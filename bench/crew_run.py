@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -20,10 +19,11 @@ from bench.chaos_watch import ChaosWatch
 from bench.kill import Kill, KillError, Victim
 from bench.login import LoginError
 from bench.logins import LoginOptions
+from bench.machine import MachineWatch
 from bench.options import LoadOptions
 from bench.placement import LoginLog
 from bench.report import faults
-from bench.servers import Server, ServerError, gateway_command, machine_cpu_s
+from bench.servers import Server, ServerError, gateway_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -77,7 +77,7 @@ def run_setup(setup: Setup) -> Figures:
     there are any; those of the worker that is killed, see `Victim.figures`; `faults` in words, empty if there
     was none.
     """
-    own_s, machine_s, begun_s = _own_cpu_s(), machine_cpu_s(), time.monotonic()
+    machine = MachineWatch()
     settings = (_ALL_LOGINS, *setup.settings) if setup.cross is not None else setup.settings
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -85,8 +85,7 @@ def run_setup(setup: Setup) -> Figures:
     except (ServerError, GeneratorError, LoginError, KillError) as error:
         lines = str(error).strip().splitlines()  # what a server said may be long
         return {"error": " ".join(dict.fromkeys([lines[0], lines[-1]]))}
-    others_s = machine_cpu_s() - machine_s - (_own_cpu_s() - own_s)
-    figures["others_cpu_share"] = round(max(others_s, 0.0) / (time.monotonic() - begun_s), 2)
+    figures |= machine.figures()
     figures["faults"] = "; ".join(faults(figures))
     return figures
 
@@ -207,8 +206,3 @@ def _finish(process: subprocess.Popen[str], load: Load) -> Figures:
         raise GeneratorError(err.strip() or f"a load ended with {process.returncode}")
     figures: Figures = json.loads(out.splitlines()[-1])
     return figures
-
-
-def _own_cpu_s() -> float:
-    """Processor time of this process and of all its children that have ended."""
-    return sum(os.times()[:4])

@@ -187,14 +187,6 @@ class Server:
         return before
 
 
-def machine_cpu_s() -> float:
-    """Processor time of the whole machine that was not idle, what was stolen from it included."""
-    user, nice, system, _idle, _wait, irq, softirq, steal = map(
-        int, Path("/proc/stat").read_text().split(maxsplit=9)[1:9]
-    )
-    return (user + nice + system + irq + softirq + steal) / _TICKS_PER_S
-
-
 def _tree(pid: int) -> list[int]:
     found = [pid]
     for parent in found:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -18,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from bench import memory, processors
 from bench.log_watch import LogWatch
+from bench.machine import MachineWatch
 from bench.report import Figures, faults
-from bench.servers import COMMANDS, GATEWAY, Server, ServerError, machine_cpu_s
+from bench.servers import COMMANDS, GATEWAY, Server, ServerError
 
 if TYPE_CHECKING:
     from bench.memory import Sample
@@ -68,7 +68,7 @@ def run_trial(plan: Plan) -> Figures:
         ("metrics.interval_s=0.5", "log.flood_per_s=1000", *plan.settings)
     )
     dealt = processors.deal_out(processors.available())
-    own_before_s, machine_before_s, begun_s = _own_cpu_s(), machine_cpu_s(), time.monotonic()
+    machine = MachineWatch()
     try:
         with processors.running_on(dealt.clients), contextlib.ExitStack() as stack:
             server = _open_gateway(stack, Server(command, watch.feed), dealt.server)
@@ -76,10 +76,8 @@ def run_trial(plan: Plan) -> Figures:
             figures = _Trial(plan, server, watch, other.address).run()
     except (ServerError, PeerError) as error:
         return {"error": str(error)}
-    took_s = time.monotonic() - begun_s
-    others_s = (machine_cpu_s() - machine_before_s) - (_own_cpu_s() - own_before_s)
     return figures | {
-        "others_cpu_share": round(max(others_s, 0.0) / took_s, 2),
+        **machine.figures(),
         "server_exit_status": server.exit_status,
         **watch.figures(),
         **watch.evictions_after_s(figures.get("stuck.begun_epoch_s", 0.0)),
@@ -211,9 +209,3 @@ def _finish(process: subprocess.Popen[str], name: str) -> Figures:
         raise PeerError(err.strip() or f"{name} ended with {process.returncode}")
     figures: Figures = json.loads(out.splitlines()[-1])
     return figures
-
-
-def _own_cpu_s() -> float:
-    """Processor time of this process and of all its children that have ended."""
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)

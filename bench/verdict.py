@@ -22,6 +22,7 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le, "<": operator.lt, ">=": operator.ge, "==": operator.eq,
 }  # fmt: skip
 _QUIET_SHARE = 0.25  # of one core: above, others on this machine decided about times
+_STOLEN_SHARE = 0.005  # of one core, taken by the host: above, it decided about the slowest hundredth
 _BUSY_SHARE = 0.9  # of one core: above, a generator had no time to spare
 
 
@@ -30,8 +31,8 @@ class Goal:
     """One figure and what it is held to.
 
     `is_ratio`: the figure in B divided by that in A. `is_timing`: void where a generator was the limit or the
-    machine was not quiet. `unit` and `scale` say how it is shown. `needs` is a figure and the least it must
-    reach in B, or the run did not show anything.
+    machine was not quiet, which for the slowest of many times means quieter. `unit` and `scale` say how it is
+    shown. `needs` is a figure and the least it must reach in B, or the run did not show anything.
     """
 
     shows: str
@@ -43,6 +44,11 @@ class Goal:
     unit: str = ""
     scale: float = 1.0
     needs: tuple[str, float] | None = None
+
+    @property
+    def is_tail(self) -> bool:
+        """It is a time that only one in a hundred, or fewer, are longer than."""
+        return self.key.endswith(("p99_us", "p999_us"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +86,20 @@ def void_reason(goal: Goal, runs: Sequence[Figures], runs_b: Sequence[Figures]) 
     limited = sum(_is_generator_limited(run) for run in runs)
     if 2 * limited >= len(runs):
         return f"a generator was the limit in {limited} of {len(runs)} runs"
-    noisy = max((run.get("others_cpu_share", 0.0) for run in runs), default=0.0)
-    return f"others used {noisy:.2f} cores of this machine" if noisy > _QUIET_SHARE else ""
+    noisy = max(map(_others_share, runs), default=0.0)
+    if noisy > _QUIET_SHARE:
+        return f"others used {noisy:.2f} cores of this machine"
+    stolen = sum(map(is_stolen_from, runs))
+    return f"the host took processors away in {stolen} of {len(runs)} runs" if goal.is_tail and stolen else ""
+
+
+def is_stolen_from(run: Figures) -> bool:
+    """Whether its longest times are the host's, which took the processors away."""
+    return bool(run.get("stolen_share", 0.0) > _STOLEN_SHARE)
+
+
+def _others_share(run: Figures) -> float:
+    return float(run.get("others_cpu_share", 0.0) + run.get("stolen_share", 0.0))
 
 
 def _is_generator_limited(run: Figures) -> bool:

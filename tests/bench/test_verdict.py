@@ -55,6 +55,25 @@ def test_timing_counts_when_only_the_server_was_busy() -> None:
     assert judge(P99, p99(1000), p99(1300, **busy)).word == MISSED
 
 
+@pytest.mark.parametrize(
+    ("key", "stolen_share", "word"),
+    [
+        ("p99_us", 0.005, MET),
+        ("p99_us", 0.006, VOID),
+        ("probe.p99_us", 0.006, VOID),
+        ("delivered_per_s", 0.006, MET),
+        ("delivered_per_s", 0.3, VOID),
+    ],
+)
+def test_tail_is_void_when_the_host_took_little_and_any_time_when_it_took_much(
+    key: str, stolen_share: float, word: str
+) -> None:
+    """What lasts for 1 % of the time is the slowest hundredth; a throughput hardly notices it."""
+    goal = Goal("a time", key, "<=", 1.2, is_ratio=True, is_timing=True)
+    assert judge(goal, [{key: 10}], [{key: 10, "stolen_share": stolen_share}]).word == word
+    assert judge(goal, [{key: 10, "stolen_share": stolen_share}], [{key: 10}]).word == word
+
+
 def test_memory_counts_when_the_machine_was_busy() -> None:
     """Only times depend on who else is at work."""
     assert judge(GROWTH, [], [{"growth_bytes": 5, "others_cpu_share": 1.5}]).word == MET
