@@ -166,7 +166,8 @@ class Generator:
 
     def _send_until(self, end_s: float, begun_s: float) -> None:
         if self._schedule is None and self._options.rate_per_s:
-            self._schedule = OpenLoop(self._options.rate_per_s, self._options.pairs, begun_s)
+            options = self._options
+            self._schedule = OpenLoop(options.rate_per_s, options.pairs, begun_s, options.tick_s)
         turn = self._closed_turn if self._schedule is None else self._open_turn
         while time.perf_counter() < end_s and self._lost < len(self._socks):
             turn(end_s)

@@ -22,6 +22,7 @@ class LoadOptions:
     fanout: int = 1
     window: int = 64
     rate_per_s: float = 0.0
+    tick_s: float = 0.0
     size: tuple[int, int] = (64, 64)
     seconds: float = 5.0
     idle: int = 0
@@ -42,6 +43,7 @@ class LoadOptions:
             "pairs, fanout and window are at least 1": min(self.pairs, self.fanout, self.window) >= 1,
             f"window is at most {MAX_WINDOW}": self.window <= MAX_WINDOW,
             "rate, idle and drain are not negative": min(self.rate_per_s, self.idle, self.drain_s) >= 0,
+            "tick is from 0 to 1, and needs a rate": 0 <= self.tick_s <= (1.0 if self.rate_per_s else 0.0),
             f"seconds is above 0 and at most {MAX_SECONDS:g}": 0 < self.seconds <= MAX_SECONDS,
             "size is B or LOW-HIGH, from 4 to 16000": 4 <= self.size[0] <= self.size[1] <= 16_000,
             "cross is from 0 to 1": 0 <= self.cross <= 1,
@@ -89,6 +91,7 @@ class LoadOptions:
             silent = self.pairs * (self.several - self.fanout)
             extra += [f"1 line in {self.every} to {self.several}" if self.every else f"{silent} silent"]
         extra += ["writes end mid-line"] * bool(self.ragged)
+        extra += [f"sent every {1e3 * self.tick_s:g} ms"] * bool(self.tick_s)
         pairs = "1 pair" if self.pairs == 1 else f"{self.pairs} pairs"
         return ", ".join([pairs, pace, f"{size} bytes", *extra])
 
@@ -102,7 +105,7 @@ class LoadOptions:
         return argv
 
 
-_FLAGS = {"rate_per_s": "rate", "drain_s": "drain"}
+_FLAGS = {"rate_per_s": "rate", "tick_s": "tick", "drain_s": "drain"}
 _HELP = {
     "pairs": "conversations; each has a sender and FANOUT receivers, all held by this process",
     "fanout": "receivers that each line names",
@@ -111,6 +114,7 @@ _HELP = {
     "ragged": "1 to end each write in the middle of the line that is due next",
     "window": "closed loop: lines in flight for each sender; the next is sent when one has arrived",
     "rate_per_s": "open loop instead: lines a second in all, sent when due whatever the server does",
+    "tick_s": "open loop: send what comes due in so many seconds at once; for rates that would leave no rest",
     "size": "bytes of each text, B or LOW-HIGH for a mixture spread evenly in ratio",
     "seconds": "how long to send; the first fifth is warm-up and not counted",
     "idle": "further connections that log in, send one line to themselves and do nothing more",

@@ -133,7 +133,7 @@ SCENARIOS = (
         "overload",
         "twice the messages/s that the server can deliver, offered whatever it does",
         "at least 0.9 of the peak; void where the generator was the limit",
-        LoadOptions(pairs=100, rate_per_s=1, drain_s=10.0, seconds=_SECONDS),
+        LoadOptions(pairs=100, rate_per_s=1, tick_s=0.005, drain_s=10.0, seconds=_SECONDS),
         reference=Reference(
             LoadOptions(pairs=100, window=1024), "delivered_per_s", "{:.2f} x the peak", offered=2.0
         ),

@@ -16,34 +16,44 @@ if TYPE_CHECKING:
 
 
 class OpenLoop:
-    """A fixed total rate dealt out to senders in turn, whatever the server does."""
+    """A fixed total rate dealt out to senders in turn, whatever the server does.
 
-    __slots__ = ("_begun_s", "_interval_s", "_released", "_senders")
+    With `tick_s` what comes due within so long is handed out together, so that a high rate does not keep its
+    caller busy; it is charged from the time it was due all the same.
+    """
 
-    def __init__(self, rate_per_s: float, senders: int, begun_s: float) -> None:
+    __slots__ = ("_begun_s", "_interval_s", "_not_before_s", "_released", "_senders", "_tick_s")
+
+    def __init__(self, rate_per_s: float, senders: int, begun_s: float, tick_s: float = 0.0) -> None:
         self._interval_s = 1.0 / rate_per_s
         self._senders = senders
+        self._tick_s = tick_s
         # when the first message is due
         self._begun_s = begun_s
         # messages handed out so far
         self._released = 0
+        # the end of the tick in which the last ones were
+        self._not_before_s = begun_s
 
     def release(self, now_s: float) -> Iterator[tuple[int, int, float]]:
         """Yield (sender, messages, due time of the first of them) for all that is due and not yet released.
 
         After a delay a sender gets its messages as one burst, charged from the time its oldest was due.
         """
+        if now_s < self._not_before_s:
+            return
         first = self._released
         due = math.floor((now_s - self._begun_s) / self._interval_s) + 1
         fresh = max(due - first, 0)
         self._released += fresh
+        self._not_before_s = now_s + self._tick_s
         for i in range(min(fresh, self._senders)):
             count = 1 + (fresh - 1 - i) // self._senders
             yield (first + i) % self._senders, count, self._begun_s + (first + i) * self._interval_s
 
     def next_due_s(self) -> float:
-        """Time at which the next message is due."""
-        return self._begun_s + self._released * self._interval_s
+        """Time at which there will be something to release."""
+        return max(self._begun_s + self._released * self._interval_s, self._not_before_s)
 
 
 class BurstLog:

@@ -137,13 +137,13 @@ class Stuck:
         """Push for the time asked."""
         options = self._options
         self._begun_s, self._begun_epoch_s = time.perf_counter(), time.time()
-        schedule = OpenLoop(options.rate_per_s / options.burst, options.senders, self._begun_s)
+        schedule = OpenLoop(options.rate_per_s / options.burst, options.senders, self._begun_s, _TICK_S)
         end_s = self._begun_s + options.seconds
         while (now_s := time.perf_counter()) < end_s:
             for index, lines, due_s in schedule.release(now_s):
                 self._push(self._pushers[index], lines * options.burst, due_s)
             self._unblock()
-            next_s = end_s if self._blocked == len(self._by_fd) else schedule.next_due_s() + _TICK_S
+            next_s = end_s if self._blocked == len(self._by_fd) else schedule.next_due_s()
             self._read(min(end_s, next_s) - time.perf_counter())
 
     def _push(self, pusher: _Pusher, lines: int, due_s: float) -> None:

@@ -64,7 +64,8 @@ def test_scenario_tells_both_loads_when_it_has_a_reference() -> None:
     """A rate that is found by the load before is told as what it is."""
     told = {scenario.name: scenario.describe(scenario.load) for scenario in SCENARIOS}
     assert told["overload"] == (
-        "first 100 pairs, window 1024, 64 bytes, then 100 pairs, 2 x the rate of the first, 64 bytes"
+        "first 100 pairs, window 1024, 64 bytes, then 100 pairs, 2 x the rate of the first, 64 bytes, "
+        "sent every 5 ms"
     )
     assert told["connections"].endswith("then 4000 pairs, rate 10000/s, 64 bytes")
     assert told["mixed"] == (

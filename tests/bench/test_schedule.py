@@ -25,6 +25,18 @@ def test_open_loop_keeps_the_due_time_when_the_caller_was_late() -> None:
     assert list(schedule.release(0.41)) == [(0, 3, 0.0), (1, 2, 0.1)]
 
 
+def test_open_loop_releases_once_in_a_tick_when_it_has_one() -> None:
+    """What came due meanwhile is released together at the end of it, and charged from when it was due."""
+    schedule = OpenLoop(10, 2, 0.0, tick_s=1.0)
+    assert list(schedule.release(0.05)) == [(0, 1, 0.0)]
+    assert list(schedule.release(0.9)) == []
+    assert schedule.next_due_s() == 1.05
+    assert list(schedule.release(1.06)) == [(1, 5, 0.1), (0, 5, 0.2)]
+    slow = OpenLoop(0.1, 1, 0.0, tick_s=1.0)
+    assert list(slow.release(0.0)) == [(0, 1, 0.0)]
+    assert slow.next_due_s() == 10.0
+
+
 @given(st.integers(1, 7), st.lists(st.integers(0, 5000), max_size=20))
 def test_open_loop_releases_the_rate_when_called_at_any_times(senders: int, times_ms: list[int]) -> None:
     """However it is called, the number released is what is due, spread evenly, with due times in the past."""
