@@ -99,7 +99,7 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._buffer = connections.buffers.usual
         try:
-            self._on_data(bytes(buffer[:nbytes]))
+            self._on_data(buffer[:nbytes].tobytes())
         except Exception as error:
             self.on_own_error(error)
         if nbytes == len(buffer):  # there may be more, for another turn

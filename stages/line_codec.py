@@ -27,6 +27,7 @@ _CONTROLS = frozenset({*range(0x20), 0x7F} - {0x09, 0x0A})
 _WITHOUT_CONTROLS = bytes(0x20 if c in _CONTROLS else c for c in range(256))
 # The C1 controls in UTF-8; where bytes are valid UTF-8, 0xC2 only ever begins a character.
 _C1 = re.compile(b"\xc2[\x80-\x9f]")
+_COMMA = ord(",")  # as a number: `in` takes bytes for no number first, by way of an exception
 _SPACES = " \t"
 _BLANK = b" \t"
 # What the cache of recipient lists may hold, keys and names as `sys.getsizeof` counts them and a place in
@@ -113,7 +114,7 @@ def most_entries(data: bytes, lines: int, max_recipients: int) -> int:
     A line to n of them has n - 1 commas at least, and 2 n bytes beside its line feed: names and their ends.
     """
     named = (len(data) - lines) // 2
-    if b"," not in data:  # ten times as fast as to count none
+    if _COMMA not in data:  # much faster than to count none
         return lines if lines < named else named
     return min(lines + data.count(b","), named, lines * max_recipients)
 
@@ -156,6 +157,8 @@ class LineCodec:
     @staticmethod
     def encode(prefix: bytes, texts: bytes) -> bytes:
         """The lines that a recipient gets; `texts` as in a Run, at least one."""
+        if texts.find(b"\n") == len(texts) - 1:
+            return prefix + texts  # one
         return b"".join((prefix, texts[:-1].replace(b"\n", b"\n" + prefix), b"\n"))
 
     def _one_run(self, data: bytes, lines: int) -> Run | None:
