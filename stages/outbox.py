@@ -197,6 +197,8 @@ class Outbox:
         self._notices = None
         if self._watch is not None:
             self._watch.close()
+        for sender in self._stalled or ():  # many such writers may end together, each with its senders
+            sender.expect_refusals()
         entries, self._entries = self._entries, []
         self.pending_bytes = 0
         for _, copies, batch in entries:

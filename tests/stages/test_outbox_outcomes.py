@@ -275,6 +275,20 @@ def test_outbox_returns_what_is_left_when_it_is_detached() -> None:
     assert world.ledger.is_balanced
 
 
+@pytest.mark.parametrize("end", [Outbox.close, Outbox.detach])
+def test_outbox_warns_whom_it_has_stalled_when_its_writer_ends(end: Callable[[Outbox, str], object]) -> None:
+    """They are let on with all they have ready, which will be refused; who was not stalled goes on as it is."""
+    world = World()
+    world.outbox.pause()
+    world.offer(world.eve, sized("e", 50))
+    world.offer(world.alice, sized("a", 50))
+    assert (world.alice.stalls, world.eve.stalls) == (1, 0)
+    end(world.outbox, Refusal.GONE)
+    assert world.alice.expected_at == [0]  # before it is let on
+    assert world.eve.expected_at == []
+    assert world.alice.stalls == 0
+
+
 def test_outbox_refuses_what_comes_when_it_was_detached() -> None:
     """It is closed: what is offered later is refused."""
     world = World()
