@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from stages.message import Sender
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from stages.message import Sender
     from stages.outbox_settings import Entry
 
 __all__ = ["Parked", "covering", "cut_entry", "fitting"]
@@ -20,8 +19,11 @@ __all__ = ["Parked", "covering", "cut_entry", "fitting"]
 _MAX_LISTED = 8  # of one sender: a list of one entry is much smaller than a deque, which takes 0.6 KiB
 
 
-class Parked(dict[Sender, "list[Entry] | deque[Entry]"]):
-    """Entries by sender, the oldest first; whose turn it is stands first. Made by an outbox that is full."""
+class Parked(dict[str, "list[Entry] | deque[Entry]"]):
+    """Entries by the sender's login, the oldest first; whose turn it is stands first. Made by a full outbox.
+
+    By login: what a sender says after it has come back must not overtake what it said before.
+    """
 
     __slots__ = ()
 
@@ -30,14 +32,20 @@ class Parked(dict[Sender, "list[Entry] | deque[Entry]"]):
         """How many copies are parked."""
         return sum(entry[1] for waiting in self.values() for entry in waiting)
 
-    def park(self, sender: Sender, entry: Entry) -> None:
+    @property
+    def senders(self) -> dict[Sender, None]:
+        """Whose copies are parked, each once."""
+        return {entry[2].sender: None for waiting in self.values() for entry in waiting}
+
+    def park(self, entry: Entry) -> None:
         """Add an entry behind the others of its sender."""
-        waiting = self.get(sender)
+        login = entry[2].sender.login
+        waiting = self.get(login)
         if waiting is None:
-            self[sender] = [entry]
+            self[login] = [entry]
             return
         if len(waiting) == _MAX_LISTED:
-            waiting = self[sender] = deque(waiting)
+            waiting = self[login] = deque(waiting)
         waiting.append(entry)
 
     @property
@@ -47,12 +55,12 @@ class Parked(dict[Sender, "list[Entry] | deque[Entry]"]):
 
     def take(self) -> Entry:
         """Take that entry out; its sender goes to the end of the line with what else it has."""
-        sender = next(iter(self))
-        waiting = self.pop(sender)
+        login = next(iter(self))
+        waiting = self.pop(login)
         entry = waiting[0]
         del waiting[0]
         if waiting:
-            self[sender] = waiting
+            self[login] = waiting
         return entry
 
 

@@ -243,7 +243,7 @@ class Outbox:
         self._refusing = Refusal.BREAKER_OPEN
         entries = list(self._entries)
         held = dict.fromkeys(batch.sender for _, _, batch in entries)
-        for sender in held | dict.fromkeys(self._parked or ()) | (self._stalled or {}):
+        for sender in held | (self._parked.senders if self._parked else {}) | (self._stalled or {}):
             sender.expect_refusals()
         self._refuse_parked(Refusal.BREAKER_OPEN)
         for _, _, batch in entries:
@@ -290,11 +290,10 @@ class Outbox:
         _WHEN_FULL[policy](self, entry, is_fanout)
 
     def _park(self, entry: Entry, _is_fanout: bool) -> None:
-        sender = entry[2].sender
         if self._parked is None:
             self._parked = Parked()
-        self._parked.park(sender, entry)
-        self._stall(sender)
+        self._parked.park(entry)
+        self._stall(entry[2].sender)
 
     def _refuse_full(self, entry: Entry, _is_fanout: bool) -> None:
         entry[2].refuse(entry[1], Refusal.FULL, self.name)

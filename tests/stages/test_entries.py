@@ -69,23 +69,28 @@ def test_parked_entries_stay_in_order_when_there_are_few_or_many() -> None:
     """One entry takes a small place, many of one sender can be taken from the front in no time."""
     alice, eve = FakeSender("alice"), FakeSender("eve")
     parked = Parked()
-    entries = [_entry(b"%d\n" % number) for number in range(20)]
+    entries = [entry_of(alice, Ledger(), b"%d\n" % number) for number in range(20)]
     for entry in entries:
-        parked.park(alice, entry)
-    parked.park(eve, entries[0])
-    assert list(parked) == [alice, eve]
-    assert list(parked[alice]) == entries
-    assert isinstance(parked[alice], deque)
-    assert isinstance(parked[eve], list)
+        parked.park(entry)
+    parked.park(entry_of(eve, Ledger(), b"e\n"))
+    assert list(parked) == ["alice", "eve"]
+    assert list(parked["alice"]) == entries
+    assert isinstance(parked["alice"], deque)
+    assert isinstance(parked["eve"], list)
+    assert list(parked.senders) == [alice, eve]
 
 
 def test_parked_entries_are_taken_in_turn_when_several_senders_have_some() -> None:
     """One of each sender, the oldest first; who has none left stands in line no more."""
     alice, eve = FakeSender("alice"), FakeSender("eve")
     parked = Parked()
-    entries = [_entry(b"%d\n" % number * (number + 1)) for number in range(4)]
-    for sender, entry in zip((alice, alice, alice, eve), entries, strict=True):
-        parked.park(sender, entry)
+    senders = (alice, alice, alice, eve)
+    entries = [
+        entry_of(sender, Ledger(), b"%d\n" % number * (number + 1), number + 1)
+        for number, sender in enumerate(senders)
+    ]
+    for entry in entries:
+        parked.park(entry)
     assert parked.copies == 1 + 2 + 3 + 4
     taken = []
     while parked:
@@ -94,6 +99,17 @@ def test_parked_entries_are_taken_in_turn_when_several_senders_have_some() -> No
         assert taken[-1] is first
     assert taken == [entries[0], entries[3], entries[1], entries[2]]
     assert parked.copies == 0
+
+
+def test_parked_entries_keep_the_order_of_a_login_when_its_sender_came_back() -> None:
+    """What the new session says stands behind what the old one said, as one in turn with the others."""
+    before, eve, after = FakeSender("alice"), FakeSender("eve"), FakeSender("alice")
+    parked = Parked()
+    entries = [entry_of(sender, Ledger(), b"x\n") for sender in (before, before, eve, after)]
+    for entry in entries:
+        parked.park(entry)
+    assert list(parked.senders) == [before, after, eve]
+    assert [parked.take() for _ in entries] == [entries[0], entries[2], entries[1], entries[3]]
 
 
 @given(_LINES, st.integers(0, 100))
