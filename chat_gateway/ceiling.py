@@ -52,14 +52,14 @@ class Ceiling:
             self.has_held = True
             self._buffers.narrow()
 
-    def holds(self, inflight_bytes: int) -> bool:
-        """Whether a session that has so many bytes in flight must not be read now."""
+    def holds(self, own_bytes: int) -> bool:
+        """Whether a session whose messages take so many bytes must not be read now."""
         if self._ledger.buffered_bytes <= self._high_bytes:
             return False
         if self.is_full:
             self.has_held = True
             return True
-        return inflight_bytes * max(len(self._sessions), 1) > self._high_bytes
+        return own_bytes * max(len(self._sessions), 1) > self._high_bytes
 
     @property
     def is_full(self) -> bool:

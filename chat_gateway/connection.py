@@ -17,7 +17,7 @@ from chat_gateway.lifecycle import CLAIMING, HELD_BACK, NO_ROOM, OPEN, TURN_OVER
 from chat_gateway.login import Login
 from chat_gateway.read_buffers import LITTLE_READS
 from chat_gateway.sockets import has_peer_ended, is_broken, unsent_bytes
-from stages.line_codec import LineFramer
+from stages.line_codec import LARGE_BYTES, LineFramer, line_count, pieces
 
 if TYPE_CHECKING:
     from chat_gateway.connections import Connections
@@ -179,7 +179,7 @@ class Connection(asyncio.BufferedProtocol):
         """Do not read for so long; more of the same meanwhile adds nothing."""
         if not self.is_held_back:
             self.set_obstacle(HELD_BACK)
-            self._all.loop.call_later(seconds, self._clear_obstacle, HELD_BACK)
+            self._all.loop.call_later(seconds, self._on_pause_over)
 
     def on_settled(self) -> None:
         """All copies of this session have their outcome."""
@@ -325,17 +325,20 @@ class Connection(asyncio.BufferedProtocol):
 
     def take_lines(self, block: bytes, is_too_long: bool) -> None:
         """Whole lines of a session, and whether a longer one than is allowed has begun behind them."""
-        if block:
-            self._push(block)
+        if len(block) > LARGE_BYTES:
+            for piece, lines in pieces(block):
+                self._push(piece, lines)
+        elif block:
+            self._push(block, line_count(block))
         if is_too_long:
             self.end(Disconnect.LINE_TOO_LONG)
 
-    def _push(self, block: bytes) -> None:
+    def _push(self, block: bytes, lines: int) -> None:
         session, connections = self.session, self._all
         assert session is not None
-        taken = session.take(block)
+        taken = session.take(block, lines)
         try:
-            is_in = connections.input.offer(taken, taken.lines, self._on_room)
+            is_in = connections.input.offer(taken, lines, self._on_room)
         except Exception:
             taken.discard(connections.ledger)
             raise
@@ -344,6 +347,11 @@ class Connection(asyncio.BufferedProtocol):
             self.set_obstacle(NO_ROOM)
         elif not session.may_read:
             self.update_reading()
+
+    def _on_pause_over(self) -> None:
+        self._clear_obstacle(HELD_BACK)
+        if self.session is not None and self._transport is not None:
+            self.session.on_pause_over()
 
     def _on_room(self) -> None:
         self._clear_obstacle(NO_ROOM)

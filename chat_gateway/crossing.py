@@ -9,17 +9,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from chat_gateway.bus_frames import Part, Refused, Returned
+from chat_gateway.bus_frames import Outcomes, Part, Refused, Returned
 from stages.message import ENTRY_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from chat_gateway.bus_frames import Carry
     from stages.message import Batch, Ledger, Sender
     from stages.route import Cut
 
-__all__ = ["Arrival", "Crossing", "RemoteSender"]
+__all__ = ["Arrival", "Crossing", "RemoteSender", "gathered"]
+
+# How many bytes of returned copies one frame carries, or those of one name, which came in one frame. The text
+# of a message to many crosses once, but returns once for each of them.
+_MAX_RETURNED_BYTES = 256 * 1024
 
 
 class Origin(Protocol):
@@ -158,10 +162,10 @@ class RemoteSender:
         """See `Sender`; what it says is encoded already."""
         return b""
 
-    def give_back(self, messages: int, nbytes: int) -> None:
+    def give_back(self, messages: int, nbytes: int, waiting_bytes: int) -> None:
         """See `Sender`."""
 
-    def settle(self, messages: int) -> None:
+    def settle(self, messages: int, waiting_bytes: int) -> None:
         """See `Sender`."""
 
     def finish(self, messages: int, nbytes: int) -> None:
@@ -260,3 +264,32 @@ class Arrival:
             self._destination.on_outcome(self)
         if is_awaited:
             self._destination.report_soon()
+
+
+def gathered(reports: Iterable[Arrival]) -> list[Outcomes]:
+    """What there is to say of arrivals, in their order, in as few frames as their bound allows."""
+    frames = [Outcomes([], [])]
+    room = _MAX_RETURNED_BYTES
+    for arrival in reports:
+        part = arrival.take_report()
+        if part is None:
+            frames[-1].delivered.append(arrival.id)
+            continue
+        for piece in _pieces(part):
+            size = sum(len(one.payload) for one in piece.returned)
+            if size > room:
+                frames.append(Outcomes([], []))
+                room = _MAX_RETURNED_BYTES
+            frames[-1].parts.append(piece)
+            room -= size
+    return frames
+
+
+def _pieces(part: Part) -> Iterator[Part]:
+    """Cut a part of which more returns than one frame carries."""
+    if sum(len(one.payload) for one in part.returned) <= _MAX_RETURNED_BYTES:
+        yield part
+        return
+    yield Part(part.id, part.delivered, part.refused, [], part.returns_credit)
+    for one in part.returned:
+        yield Part(part.id, 0, [], [one], False)

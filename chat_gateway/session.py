@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from pipeline.token_bucket import TokenBucket
-from stages.line_codec import line_count, most_entries
+from stages.line_codec import most_entries
 from stages.message import ENTRY_BYTES, Block
 
 if TYPE_CHECKING:
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["BLOCK_OVERHEAD_BYTES", "LINE_OVERHEAD_BYTES", "Reading", "Session"]
 
 
-# The longest time a session is not read for having said too much: a bound on what one wait can do.
+# The longest time a session is not read at a stretch for having said too much. A debt of messages is paid in
+# full all the same, one pause after the other; one of refusals is forgiven then, since a stuck recipient can
+# make all that is on its way to it one.
 _MAX_PAUSE_S = 5.0
 
 # By how much a wait for having been refused may be longer than it must, drawn anew each time: breakers that
@@ -94,6 +96,7 @@ class Session:
         "reading",
         "stalls",
         "unsettled_messages",
+        "waiting_bytes",
     )
 
     def __init__(
@@ -112,6 +115,7 @@ class Session:
         self.inflight_messages = 0  # credit used: accepted or on the way to it, no outcome yet
         self.inflight_bytes = 0
         self.unsettled_messages = 0  # without an outcome, whoever bounds them
+        self.waiting_bytes = 0  # memory of those that hold no credit any more
         self.is_leaving = False  # its connection waits for the last outcome
         self.stalls = 0  # outboxes above their high watermark that it writes to
         self.reading = reading
@@ -130,12 +134,11 @@ class Session:
             not self.stalls
             and self.inflight_messages < self._limits.max_inflight_messages
             and self.inflight_bytes < self._limits.max_inflight_bytes
-            and not self._ceiling.holds(self.inflight_bytes)
+            and not self._ceiling.holds(self.inflight_bytes + self.waiting_bytes)
         )
 
-    def take(self, data: bytes) -> Block:
-        """Make a block of whole lines that were read, which uses credit; one read may overdraw it."""
-        lines = line_count(data)
+    def take(self, data: bytes, lines: int) -> Block:
+        """Make a block of `lines` whole lines that were read, which uses credit; one read may overdraw it."""
         cost_bytes = len(data) + BLOCK_OVERHEAD_BYTES + lines * LINE_OVERHEAD_BYTES
         self.inflight_messages += lines
         self.unsettled_messages += lines
@@ -146,16 +149,20 @@ class Session:
             self._slow_down(self._messages, lines)
         return Block(self, data, lines, cost_bytes, counted_bytes)
 
-    def give_back(self, messages: int, nbytes: int) -> None:
+    def give_back(self, messages: int, nbytes: int, waiting_bytes: int) -> None:
         """See `Sender`."""
         self.inflight_messages -= messages
         self.inflight_bytes -= nbytes
+        self.waiting_bytes += waiting_bytes
         if not self.reading.is_reading:
             self.reading.update_reading()
 
-    def settle(self, messages: int) -> None:
+    def settle(self, messages: int, waiting_bytes: int) -> None:
         """See `Sender`."""
         self.unsettled_messages -= messages
+        self.waiting_bytes -= waiting_bytes
+        if not self.reading.is_reading:
+            self.reading.update_reading()
         if self.is_leaving and not self.unsettled_messages:
             self.reading.on_settled()
 
@@ -202,6 +209,11 @@ class Session:
             if delay_s > 0:
                 self.reading.pause_for(min(delay_s, _MAX_PAUSE_S) * (1 + _SPREAD * self._random()))
             self.reading.read_little()
+
+    def on_pause_over(self) -> None:
+        """A pause has ended: begin the next one, as long as more was said than `messages_per_s` allows."""
+        if self._messages is not None:
+            self._slow_down(self._messages, 0)
 
     def _slow_down(self, bucket: TokenBucket, count: int) -> None:
         delay_s = bucket.take(count)

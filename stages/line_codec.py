@@ -17,9 +17,23 @@ from stages.login_name import normalised
 from stages.message import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-__all__ = ["MAX_CACHE_BYTES", "LineCodec", "LineFramer", "line_count", "most_entries", "most_tail_bytes"]
+__all__ = [
+    "LARGE_BYTES",
+    "MAX_CACHE_BYTES",
+    "LineCodec",
+    "LineFramer",
+    "line_count",
+    "most_entries",
+    "most_tail_bytes",
+    "pieces",
+]
+
+# One block goes through the stages in one go. So many lines at most, each to other recipients than the one
+# before, take some 20 ms; a block that is not larger than LARGE_BYTES does not take much longer.
+_MAX_LINES = 2048
+LARGE_BYTES = 8192
 
 # For `bytes.translate`, which is faster than to delete: changes what is not allowed in a text, the controls
 # of C0 but tab and the line feed that ends each line, and DEL.
@@ -101,6 +115,20 @@ def line_count(block: bytes) -> int:
     lines of 512 bytes, and never more.
     """
     return len(block) - len(block.replace(b"\n", b""))
+
+
+def pieces(block: bytes) -> Iterator[tuple[bytes, int]]:
+    """Cut a block of whole lines so that none keeps the loop busy for long; in order, each with its lines."""
+    lines = line_count(block)
+    if lines <= _MAX_LINES:
+        yield block, lines
+        return
+    half = len(block) // 2
+    end = block.find(b"\n", half) + 1
+    if end == len(block):  # its second half is one line
+        end = block.rfind(b"\n", 0, half) + 1
+    yield from pieces(block[:end])
+    yield from pieces(block[end:])
 
 
 def most_tail_bytes(max_line_bytes: int) -> int:

@@ -74,14 +74,14 @@ class Sender(Protocol):
     def prefix(self) -> bytes:
         """What stands before each of its texts on the wire, encoded once for its whole life."""
 
-    def give_back(self, messages: int, nbytes: int) -> None:
-        """Return credit for so many messages and bytes."""
+    def give_back(self, messages: int, nbytes: int, waiting_bytes: int) -> None:
+        """Return credit for so many messages and bytes, which still take so much memory until they settle."""
 
-    def settle(self, messages: int) -> None:
+    def settle(self, messages: int, waiting_bytes: int) -> None:
         """So many messages have all their outcomes, and their credit was returned before."""
 
     def finish(self, messages: int, nbytes: int) -> None:
-        """So many messages have all their outcomes: `give_back` and `settle` in one."""
+        """So many messages have all their outcomes, and their credit was held until now."""
 
     def stall(self) -> None:
         """An outbox that it writes to is above its high watermark: stop reading."""
@@ -252,7 +252,7 @@ class Batch:
         """Give the credit back, once; the copies may still be in flight, bounded by somebody else then."""
         if self.has_credit:
             self.has_credit = False
-            self.sender.give_back(self.messages, self.nbytes)
+            self.sender.give_back(self.messages, self.nbytes, self.memory_bytes)
 
     def _end(self) -> None:
         """Every copy has its outcome."""
@@ -261,7 +261,7 @@ class Batch:
             self.has_credit = False
             self.sender.finish(self.messages, self.nbytes)
         else:
-            self.sender.settle(self.messages)
+            self.sender.settle(self.messages, self.memory_bytes)
 
     def split_off(self, messages: int, copies: int) -> Batch:
         """Make a batch of its own of so many messages and copies, with their share of the credit.

@@ -91,7 +91,7 @@ def fake_session(
 
 def take(session: Session, lines: int, nbytes: int = 0) -> int:
     """Have a session take so many lines of so many bytes in all, at least one each; the credit they cost."""
-    return session.take(b"x" * (nbytes - lines) + b"\n" * lines).cost_bytes
+    return session.take(b"x" * (nbytes - lines) + b"\n" * lines, lines).cost_bytes
 
 
 class Record(NamedTuple):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from chat_gateway.disconnect import Disconnect
 from chat_gateway.lifecycle import State
 from chat_gateway.read_buffers import LITTLE_READS
 from tests.chat_gateway.fakes import SMALL, TEXT, FakeGateway, Peer, fill, passed, take, turns, virtual_time
@@ -90,6 +93,44 @@ async def test_connection_delivers_the_good_lines_when_a_line_is_too_long() -> N
 
 
 @virtual_time
+async def test_connection_delivers_everything_in_order_when_one_read_has_many_lines() -> None:
+    """They go through the stages in several pieces, to alternating recipients, and nothing is left over."""
+    gateway = FakeGateway("limits.max_inflight_messages=100000", "limits.max_inflight_bytes=16777216")
+    alice, bob, carol = (gateway.login(name) for name in ("alice", "bob", "carol"))
+    numbers = range(0, 6000, 2)
+    alice.send(b"".join(b"bob:%d\ncarol:%d\n" % (number, number + 1) for number in numbers))
+    for _ in range(20):
+        await turns()
+    assert bob.take() == b"".join(b"from alice: %d\n" % number for number in numbers)
+    assert carol.take() == b"".join(b"from alice: %d\n" % (number + 1) for number in numbers)
+    assert gateway.ledger.in_flight == gateway.ledger.buffered_bytes == 0
+    assert alice.is_read
+    await gateway.close()
+
+
+@virtual_time
+async def test_connection_is_not_read_until_what_it_said_is_within_its_rate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However long that takes; nothing of it is lost meanwhile, and one that has left is forgotten."""
+    clock = SimpleNamespace(monotonic=asyncio.get_running_loop().time)
+    monkeypatch.setattr("chat_gateway.session.time", clock)
+    gateway = FakeGateway("limits.messages_per_s=10", "limits.messages_burst=20")
+    alice, bob = gateway.login("alice"), gateway.login("bob")
+    alice.send(b"bob: x\n" * 140)
+    await passed(11.9)
+    assert not alice.is_read
+    assert bob.take() == b"from alice: x\n" * 140
+    await passed(0.2)
+    assert alice.is_read
+    alice.send(b"bob: x\n" * 140)
+    alice.connection.abort(Disconnect.ERROR)
+    await passed(6)
+    assert not alice.connection.is_held_back
+    await gateway.close()
+
+
+@virtual_time
 async def test_connection_is_refused_when_its_login_is_taken() -> None:
     """The second one is told and closed; the first one is not disturbed, nor removed by the other's end."""
     gateway = FakeGateway()
@@ -162,7 +203,7 @@ def _spend(_gateway: FakeGateway, peer: Peer) -> None:
 
 
 def _return(_gateway: FakeGateway, peer: Peer) -> None:
-    peer.session.give_back(4096, 512 + 72 * 4096)
+    peer.session.give_back(4096, 512 + 72 * 4096, 0)
 
 
 def _fill_stage(_gateway: FakeGateway, peer: Peer) -> None:

@@ -268,6 +268,7 @@ async def test_connection_is_aborted_when_it_flushes_to_a_peer_that_takes_nothin
     bob.connection.end(Disconnect.SHUTDOWN)
     await passed(4.1)
     assert bob.transport.is_aborted
+    await passed(0.6)
     assert alice.is_read
     assert gateway.ledger.refused == {"gone": 3}
     assert gateway.ledger.is_balanced

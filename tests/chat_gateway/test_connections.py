@@ -134,7 +134,7 @@ async def test_connections_do_not_read_who_holds_most_when_messages_fill_the_mem
     assert not alice.is_read
     assert bob.is_read
     gateway.ledger.buffered_bytes = 800_000
-    alice.session.give_back(1, cost_bytes - 10)
+    alice.session.give_back(1, cost_bytes - 10, 0)
     assert alice.is_read
     gateway.ledger.buffered_bytes = 0
     await gateway.close()

@@ -95,7 +95,7 @@ def bound_of(*sets: str) -> MemoryBound:
         pytest.param(b"b,c:\nb,d:\n" * 6_553, id="to several"),
         pytest.param(b"b:\nb,c:\n" * 8_192, id="mixed"),
         pytest.param(b"b:\nc:\n" * 10_922, id="in turn"),
-        pytest.param(b"\n" * 65_000 + b"b:\n", id="empty"),
+        pytest.param((b"\n" * 2000 + b"b:\n") * 32, id="mostly empty"),
     ],
 )
 @virtual_time
@@ -209,7 +209,10 @@ def test_memory_bound_covers_the_notices_when_their_names_are_the_longest() -> N
 
 @virtual_time
 async def test_memory_bound_holds_when_ever_new_logins_leave_copies_in_their_grace() -> None:
-    """What waits in graces holds no credit and no connection, so only the ceiling bounds it."""
+    """What waits in graces holds no credit and no connection, so only the ceiling bounds it.
+
+    Who said it all is held at 85 % of that.
+    """
     sets = (*SMALL, "limits.max_connections=2", "outbox.max_grace_bytes=1048576")
     gateway = FakeGateway(*sets)
     alice = gateway.login("alice")
@@ -230,7 +233,7 @@ async def test_memory_bound_holds_when_ever_new_logins_leave_copies_in_their_gra
     kept = len(gateway.connections.grace)
     await gateway.close()
     assert kept > 40
-    assert 0.9 * (1 << 20) < most_bytes <= bound_of(*sets).total_bytes
+    assert 0.8 * (1 << 20) < most_bytes <= bound_of(*sets).total_bytes
 
 
 # The same for several workers.

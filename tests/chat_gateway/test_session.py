@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -91,11 +92,11 @@ def test_session_stays_unread_when_overdrawn_credit_comes_back_in_part() -> None
     cost_bytes = take(session, 6, 9)
     rest_bytes = take(session, 3, 9)
     reading.update_reading()
-    session.give_back(5, cost_bytes)
+    session.give_back(5, cost_bytes, 0)
     assert not reading.is_reading
-    session.give_back(1, 0)
+    session.give_back(1, 0, 0)
     assert reading.is_reading
-    session.give_back(3, rest_bytes)
+    session.give_back(3, rest_bytes, 0)
     assert (session.inflight_messages, session.inflight_bytes) == (0, 0)
 
 
@@ -103,9 +104,9 @@ def test_session_does_not_touch_its_connection_when_that_is_read() -> None:
     """A batch that comes back costs the connection nothing as long as it is read anyway."""
     session, reading, _ = made()
     take(session, 3, 30)
-    session.give_back(2, 20)
+    session.give_back(2, 20, 0)
     session.finish(1, 10)
-    session.settle(2)
+    session.settle(2, 0)
     assert reading.updates == 0
     assert reading.settled == 0
 
@@ -116,15 +117,15 @@ def test_session_tells_its_connection_once_when_it_is_leaving_and_nothing_is_in_
     session, reading, _ = made()
     session.is_leaving = True
     first, second = take(session, 1, 10), take(session, 2, 20)
-    session.give_back(2, second)
+    session.give_back(2, second, 0)
     assert reading.settled == 0
-    session.settle(2)
+    session.settle(2, 0)
     assert reading.settled == 0
     if in_one:
         session.finish(1, first)
     else:
-        session.give_back(1, first)
-        session.settle(1)
+        session.give_back(1, first, 0)
+        session.settle(1, 0)
     assert reading.settled == 1
     assert (session.inflight_messages, session.inflight_bytes, session.unsettled_messages) == (0, 0, 0)
 
@@ -160,7 +161,7 @@ def test_session_stays_unread_when_it_is_let_go_on_without_credit() -> None:
     session.stall()
     session.unstall()
     assert not reading.is_reading
-    session.give_back(1, 0)
+    session.give_back(1, 0, 0)
     assert reading.is_reading
 
 
@@ -235,6 +236,38 @@ def test_session_is_not_held_back_when_refusals_are_not_limited() -> None:
     assert reading.pauses_s == []
 
 
+def test_session_pays_all_it_owes_when_it_said_much_more_than_its_rate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No pause is long, but one follows the other until the rate holds; refusals are forgiven after one."""
+    now_s = 100.0
+    monkeypatch.setattr("chat_gateway.session.time", SimpleNamespace(monotonic=lambda: now_s))
+    session, reading, _ = made("limits.messages_per_s=10", "limits.messages_burst=20")
+    take(session, 140)  # 120 beyond the burst: 12 seconds
+    for _ in range(3):
+        now_s += reading.pauses_s[-1]
+        session.on_pause_over()
+    assert reading.pauses_s == pytest.approx([5.0, 5.0, 2.0])
+    refused, reading, _ = made()
+    refused.notify("refused", "full", name="bob", count=1_000_000)
+    refused.on_pause_over()
+    assert reading.pauses_s == [5.0]
+
+
+def test_session_is_held_for_what_it_has_waiting_when_memory_is_short() -> None:
+    """Copies that wait without its credit are still its own; it goes on once they have their outcome."""
+    session, reading, _ = made("limits.max_buffered_bytes=1048576")
+    cost_bytes = take(session, 1, 100)
+    session._ceiling.count(900_000)
+    session.give_back(1, cost_bytes, 900_000)
+    reading.update_reading()
+    assert reading.is_reading == session.may_read
+    assert not reading.is_reading
+    session.settle(1, 900_000)
+    assert reading.is_reading
+    assert session.waiting_bytes == 0
+
+
 def test_session_is_held_back_when_it_says_more_than_its_rate() -> None:
     """Messages beyond burst and rate cost time; nothing is refused."""
     session, reading, notices = made("limits.messages_per_s=10", "limits.messages_burst=20")
@@ -257,7 +290,7 @@ def test_session_is_read_exactly_when_neither_stalled_nor_out_of_credit(steps: l
             held.append((size, take(session, size, 1000 * size)))
             reading.update_reading()  # a connection looks for itself after it has taken
         elif what == "back" and held:
-            session.give_back(*held.pop(0))
+            session.give_back(*held.pop(0), 0)
         elif what == "stall":
             stalls += 1
             session.stall()

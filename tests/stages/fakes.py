@@ -33,23 +33,26 @@ class FakeSender:
         self.prefix = b"from " + login.encode() + b": "
         self.given_back: list[tuple[int, int]] = []  # (messages, bytes)
         self.settled = 0  # messages that have all their outcomes
+        self.waiting_bytes = 0  # memory of those that hold no credit any more
         self.stalls = 0  # stalls without their unstall
         self.stalled_ever = 0
         self.expected_at: list[int] = []  # credits returned before it was told of refusals to come
         self.notices: list[tuple[str, str, str, int]] = []  # (word, reason, name, count)
 
-    def give_back(self, messages: int, nbytes: int) -> None:
+    def give_back(self, messages: int, nbytes: int, waiting_bytes: int) -> None:
         """See `Sender`."""
         self.given_back.append((messages, nbytes))
+        self.waiting_bytes += waiting_bytes
 
-    def settle(self, messages: int) -> None:
+    def settle(self, messages: int, waiting_bytes: int) -> None:
         """See `Sender`."""
         self.settled += messages
+        self.waiting_bytes -= waiting_bytes
 
     def finish(self, messages: int, nbytes: int) -> None:
         """See `Sender`."""
-        self.give_back(messages, nbytes)
-        self.settle(messages)
+        self.give_back(messages, nbytes, 0)
+        self.settle(messages, 0)
 
     def stall(self) -> None:
         """See `Sender`."""

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from stages.line_codec import LineCodec, LineFramer
+from stages.line_codec import LineCodec, LineFramer, line_count, pieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
 
 def _seconds(call: Callable[[], object]) -> float:
     """Processor time of this thread, the best of some tries, so that a busy machine does not count."""
@@ -105,3 +106,28 @@ def test_parse_keeps_bounded_memory_when_every_line_has_a_new_list(
     finally:
         tracemalloc.stop()
     assert kept < 12 << 20
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(b"\n" * 20_000, id="empty lines"),
+        pytest.param(b"a,b:\nb,a:\n" * 6000, id="short"),
+        pytest.param(b"a:\n" * 3000 + b"a: " + b"x" * 40_000 + b"\n", id="a long one behind"),
+        pytest.param(b"a: " + b"x" * 40_000 + b"\n" + b"a:\n" * 3000, id="a long one ahead"),
+        pytest.param(b"\n" * 2100 + b"x" * 4000 + b"\n", id="all but one in the first half"),
+    ],
+)
+def test_pieces_are_whole_lines_in_order_when_a_block_has_many(block: bytes) -> None:
+    """None has so many that it would keep the loop for long, and none is empty."""
+    cut = list(pieces(block))
+    assert b"".join(piece for piece, _ in cut) == block
+    assert len(cut) > 1
+    assert all(piece.endswith(b"\n") and line_count(piece) == lines <= 2048 for piece, lines in cut)
+
+
+def test_block_stays_whole_when_it_has_few_lines() -> None:
+    """However long they are, it is the number of lines that takes time."""
+    block = (b"a: " + b"x" * 60 + b"\n") * 1000
+    ((piece, lines),) = pieces(block)
+    assert (piece is block, lines) == (True, 1000)

@@ -277,7 +277,7 @@ def test_outbox_returns_what_is_left_when_it_is_detached() -> None:
 
 @pytest.mark.parametrize("end", [Outbox.close, Outbox.detach])
 def test_outbox_warns_whom_it_has_stalled_when_its_writer_ends(end: Callable[[Outbox, str], object]) -> None:
-    """They are let on with all they have ready, which will be refused; who was not stalled goes on as it is."""
+    """They are let on with all they have ready, which will be refused; who was not stalled just goes on."""
     world = World()
     world.outbox.pause()
     world.offer(world.eve, sized("e", 50))
