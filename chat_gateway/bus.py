@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from stages.route import Cut, Peer
     from stages.writer import Owner, Writer
 
-__all__ = ["Bus", "Neighbourhood"]
+__all__ = ["Bus", "Neighbourhood", "link_settings"]
 
 _LOOK_S = 0.5  # how often what waits is looked at again, and the round trip is measured
 _CLOSE_S = 1.0  # for what was said last to leave
@@ -95,7 +95,7 @@ class Bus:
         self.link_ledger = Ledger()  # of what links were handed; the copies are counted by their batches
         self.counts = BusStatistics()
         self._run_dir = Path(run_dir)
-        self._settings = _link_settings(config)
+        self._settings = link_settings(config)
         self._patience_s = 3 * config.supervisor.worker_timeout_s  # without a link to a worker that lives
         self._log = log
         self.loop = loop
@@ -374,14 +374,22 @@ class Bus:
                 self._on_broken(f"no link to worker {wid}")
 
 
-def _link_settings(config: Config) -> OutboxSettings:
-    """Bounds of the outbox of a link, and the policies that hold for every outbox."""
+def link_settings(config: Config) -> OutboxSettings:
+    """Bounds of the outbox of a link, and the policies that hold for every outbox.
+
+    "disconnect" is about a client: the link refuses instead, and the client's own outbox, at the other end,
+    disconnects it. To end a link would be to take all who live there for lost.
+    """
     size = config.bus.max_outbox_bytes
+    direct, fanout = (
+        "refuse" if policy == "disconnect" else policy
+        for policy in (config.when_full.direct, config.when_full.fanout)
+    )
     return OutboxSettings(
         max_outbox_bytes=size,
         high_watermark_bytes=int(size * _HIGH_SHARE),
         low_watermark_bytes=int(size * _LOW_SHARE),
         max_flush_bytes=MAX_FRAME_BYTES,  # so that no frame is ever cut
-        direct=config.when_full.direct,
-        fanout=config.when_full.fanout,
+        direct=direct,
+        fanout=fanout,
     )

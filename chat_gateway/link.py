@@ -23,7 +23,7 @@ from chat_gateway.bus_frames import (
     decoder_of,
     encode_frame,
 )
-from chat_gateway.crossing import Arrival, Crossing
+from chat_gateway.crossing import Arrival, Crossing, gathered
 from chat_gateway.sockets import unsent_bytes
 from stages.message import Refusal
 from stages.route import Cut
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     import msgspec
 
-    from chat_gateway.bus_frames import DirectoryMessage, Part, Returned
+    from chat_gateway.bus_frames import DirectoryMessage, Returned
     from chat_gateway.bus_statistics import BusStatistics
     from stages.flusher import Flusher
     from stages.message import Batch, Ledger
@@ -240,15 +240,7 @@ class Link(asyncio.Protocol):
         if self._reports:
             self._reported()
             reports, self._reports = self._reports, []
-            delivered: list[int] = []
-            parts: list[Part] = []
-            for arrival in reports:
-                part = arrival.take_report()
-                if part is None:
-                    delivered.append(arrival.id)
-                else:
-                    parts.append(part)
-            self._ahead.append(encode_frame(Outcomes(delivered, parts)))
+            self._ahead += map(encode_frame, gathered(reports))
         ahead, self._ahead = self._ahead, []
         return b"".join(ahead)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from chat_gateway.bus import Bus
+from chat_gateway.bus import Bus, link_settings
 from chat_gateway.directory import Member
 from tests.chat_gateway.fake_cluster import Cluster, settled
 from tests.chat_gateway.fake_net import passed, turns, virtual_time
@@ -368,3 +368,14 @@ async def test_whole_read_crosses_when_it_is_larger_than_a_frame(size: int) -> N
     assert bob.take() == b"".join(b"from alice: " + line + b"\n" for line in lines)
     assert cluster.in_flight == 0
     await cluster.close()
+
+
+@pytest.mark.parametrize("policy", ["stall", "refuse", "drop_oldest"])
+def test_link_does_as_every_outbox_when_it_is_full_but_never_disconnects(policy: str) -> None:
+    """To end it would be to lose all who live at its other end; their own outboxes disconnect them."""
+    config = configured(f"when_full.direct={policy}", "when_full.fanout=disconnect")
+    settings = link_settings(config)
+    assert (settings.direct, settings.fanout) == (policy, "refuse")
+    config = configured("when_full.direct=disconnect", f"when_full.fanout={policy}")
+    settings = link_settings(config)
+    assert (settings.direct, settings.fanout) == ("refuse", policy)
