@@ -271,7 +271,7 @@ class Bus:
     def on_answered(self, login: str, crossing: Crossing) -> None:
         """See `LinkOwner`."""
         if crossing.delivered and not (crossing.returned and login in crossing.returned):
-            self.routes.overtaken(login)
+            self.routes.overtaken(login, crossing.id)
         self.routes.look_if_held(login)
 
     def on_pong(self, number: int) -> None:

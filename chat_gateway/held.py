@@ -164,12 +164,17 @@ class Routes:
         held.came_from = came_from
         held.answer = None
 
-    def overtaken(self, login: str) -> None:
-        """Newer copies were delivered where older ones came back from: these must not follow them."""
+    def overtaken(self, login: str, number: int) -> None:
+        """Copies were delivered where others came back from: older ones than `number` must not follow them.
+
+        Those that came back may be newer: they found nobody while the older ones waited for the login.
+        """
         held = self._held.get(login)
-        if held is not None and held.returned:
-            _refuse(login, held.returned, Refusal.GONE)
-            held.returned = []
+        if held is None or not held.returned:
+            return
+        _refuse(login, [one for one in held.returned if one.number < number], Refusal.GONE)
+        held.returned = [one for one in held.returned if one.number >= number]
+        if not held.returned:
             held.came_from = 0
 
     def ask_again(self) -> None:

@@ -64,7 +64,7 @@ class FakePeer:
         if not self.waiting[name]:
             del self.waiting[name]
         if was_there:
-            self.world.routes.overtaken(name)
+            self.world.routes.overtaken(name, waiting.number)
         self.world.routes.look_if_held(name)
 
 
@@ -230,6 +230,25 @@ def test_returned_copies_are_refused_when_newer_ones_were_delivered_meanwhile() 
     assert world.delivered == {"bob": [2]}
     assert world.ledger.refused == {Refusal.GONE: 1}
     assert world.ledger.is_balanced
+
+
+def test_returned_copies_follow_when_older_ones_waited_for_the_login_to_return() -> None:
+    """It dropped and came back to its worker, which had kept the older ones: there is no hole behind them."""
+    world = World()
+    world.move("bob", 2)
+    world.hear()
+    world.say("bob")
+    world.say("bob")
+    peer = world.peers[2]
+    kept = peer.frames.popleft()  # for when it returns
+    world.move("bob", 0)
+    peer.receive()
+    peer.answer()  # the newer ones found nobody
+    world.move("bob", 2)
+    peer.frames.appendleft(kept)
+    world.settle()
+    assert world.delivered == {"bob": [1, 2]}
+    assert not world.ledger.refused
 
 
 def test_copies_cross_when_the_place_was_known_before_its_link_was_there() -> None:
