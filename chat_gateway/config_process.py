@@ -46,8 +46,8 @@ class ShutdownConfig(Section):
     """How the gateway ends."""
 
     drain_timeout_s: float = Field(default=10.0, ge=0, le=3600)
-    """Seconds to deliver what was accepted after SIGTERM or Ctrl-C. Choose less than the time your service
-    manager waits before it kills.
+    """Seconds to deliver what was accepted after SIGTERM or Ctrl-C, and to close in order, for which at most
+    a quarter is kept. Choose less than the time your service manager waits before it kills.
     """
 
 

@@ -67,7 +67,7 @@ class Snapshot(_Struct, tag=4):
 
 
 class Drained(_Struct, tag=5):
-    """What is left without an outcome; 0 unless its time is over. Said once."""
+    """What is left without an outcome; 0 unless its time for that is over. Said once."""
 
     in_flight: int
 

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from chat_gateway.config import Config
+    from chat_gateway.disconnect import Reason
     from chat_gateway.logs import Log
 
 __all__ = ["WorkerStart", "beat_interval_s", "letters_suffix", "prepare_process", "run_worker"]
@@ -109,7 +110,7 @@ class _WorkerProcess:
         self._stop = asyncio.Event()  # it is to drain
         self._may_serve = asyncio.Event()  # the others know it, or it is to drain
         self._may_close = asyncio.Event()  # nobody has a copy for its clients any more
-        self._ending = Ending(settled=self._settled)
+        self._ending = self._ending_for(Disconnect.SHUTDOWN)
         self._has_drained = False  # and said so
         self._is_orphan = False  # the supervisor has gone
         self._has_ended = False  # what happens to its links is no trouble any more
@@ -231,11 +232,15 @@ class _WorkerProcess:
                 assert self._bus is not None  # this worker has said hello
                 self._bus.set_members([Member(*member) for member in members])
             case Drain(reason="restarting", deadline_s=deadline_s):
-                self._drain(Ending(Disconnect.RESTARTING, deadline_s, self._settled))
+                self._drain(self._ending_for(Disconnect.RESTARTING, deadline_s))
             case Drain(deadline_s=deadline_s):
-                self._drain(Ending(Disconnect.SHUTDOWN, deadline_s, self._settled))
+                self._drain(self._ending_for(Disconnect.SHUTDOWN, deadline_s))
             case Close():
                 self._may_close.set()
+
+    def _ending_for(self, reason: Reason, timeout_s: float | None = None) -> Ending:
+        # Who is late says so before it closes: others, which were not, may be gone before it is.
+        return Ending(reason, timeout_s, self._settled, self._say_drained)
 
     def _drain(self, ending: Ending) -> None:
         if not self._stop.is_set():
@@ -250,7 +255,7 @@ class _WorkerProcess:
         self._log.error("supervisor.lost", reason=problem or "gone")
         self._is_orphan = True
         timeout_s = min(_ORPHAN_DRAIN_S, self._config.shutdown.drain_timeout_s)
-        self._drain(Ending(Disconnect.SHUTDOWN, timeout_s, self._settled))
+        self._drain(self._ending_for(Disconnect.SHUTDOWN, timeout_s))
         self._loop.call_later(_ORPHAN_QUIET_S, self._may_close.set)  # if it is waiting already
         self._loop.call_later(_ORPHAN_END_S, self._give_up, "the supervisor has gone")
 

@@ -101,6 +101,11 @@ class Outbox:
         return self._parked.copies if self._parked else 0
 
     @property
+    def waiting_copies(self) -> int:
+        """Copies that the writer has not been handed, parked or not; counted one entry after the other."""
+        return self.parked_copies + sum(copies for _, copies, _ in self._entries)
+
+    @property
     def breaker_state(self) -> str:
         """Of its breaker; closed where there is none yet."""
         breaker = self._watch.breaker if self._watch is not None else None

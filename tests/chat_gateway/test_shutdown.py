@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from chat_gateway.shutdown import DrainReport
+    from tests.chat_gateway.fakes import Peer
 
 NOTICE = b"! shutdown the gateway stops\n"
 
@@ -93,45 +95,132 @@ async def test_drain_gives_a_writer_up_when_it_makes_no_progress() -> None:
     assert alice.take() == b"! refused bob: 2 messages, shutdown\n" + NOTICE
 
 
-@virtual_time
-async def test_drain_waits_for_a_writer_when_it_is_slow_but_moves() -> None:
-    """As long as bytes leave, its copies are delivered."""
-    gateway = running(
-        "outbox.write_timeout_s=2", "shutdown.drain_timeout_s=60", "outbox.send_buffer_bytes=2048"
-    )
+TEXT = b"x" * 1500  # one fills a flush of `SLOW`
+SLOW = ("outbox.write_timeout_s=2", "shutdown.drain_timeout_s=60", "outbox.send_buffer_bytes=2048")
+
+
+async def drained_to_slow_bob(gateway: FakeGateway) -> tuple[DrainReport, Peer]:
+    """Drain while somebody takes one of six texts every 1.5 seconds."""
     alice = gateway.login("alice")
     bob = await gateway.stuck("bob", alice)
-    text = b"x" * 1500
     for _ in range(6):
-        alice.send(b"bob: " + text + b"\n")
+        alice.send(b"bob: " + TEXT + b"\n")
     await turns()
     drained = gateway.loop.create_task(gateway.drained())
+    bob.transport.take_one()  # what it was stuck with
     while not drained.done() and gateway.ledger.in_flight:
         await passed(1.5)
         bob.transport.take_one()
     bob.unstick()
-    report = await drained
-    assert (report.undelivered, gateway.ledger.refused) == (0, {})
-    assert report.took_s > 6.0
-    assert bob.take().count(text) == 6
+    return await drained, bob
 
 
 @virtual_time
-async def test_drain_reports_what_is_undelivered_when_its_time_is_over() -> None:
-    """Then everything is aborted, and every copy still has an outcome."""
+async def test_drain_waits_for_a_writer_when_it_is_slow_but_moves() -> None:
+    """As long as enough bytes leave, its copies are delivered."""
+    gateway = running(*SLOW, "outbox.min_progress_bytes=1024")
+    report, bob = await drained_to_slow_bob(gateway)
+    assert (report.undelivered, gateway.ledger.refused) == (0, {})
+    assert report.took_s > 6.0
+    assert bob.take().count(TEXT) == 6
+
+
+@virtual_time
+async def test_drain_gives_a_writer_up_when_it_only_drips() -> None:
+    """Fewer than `min_progress_bytes` in `write_timeout_s` are no progress, however long they go on."""
+    gateway = running(*SLOW, "outbox.min_progress_bytes=4096")
+    report, bob = await drained_to_slow_bob(gateway)
+    assert report.undelivered == 0
+    assert 1.9 < report.took_s < 4.0
+    assert gateway.ledger.refused == {"shutdown": 4}
+    assert bob.transport.is_aborted
+
+
+@virtual_time
+async def test_drain_keeps_a_writer_when_its_outbox_empties_again_and_again() -> None:
+    """It has taken all there was, be that less than `min_progress_bytes`."""
+    gateway = running("outbox.write_timeout_s=2")
+    bob = await gateway.stuck("bob", gateway.login("alice"))
+    all_drained = asyncio.Event()
+
+    async def settled() -> None:
+        await all_drained.wait()
+
+    drained = gateway.loop.create_task(ended(gateway, Ending(timeout_s=60, settled=settled)))
+    for _ in range(4):
+        await passed(1.5)
+        bob.transport.take_one()
+        await passed(0.1)
+        bob.connection.nudge()
+        await turns()
+    bob.unstick()
+    all_drained.set()
+    await drained
+    assert not bob.transport.is_aborted
+    assert bob.take().endswith(NOTICE)
+
+
+@virtual_time
+async def test_drain_closes_everybody_in_order_when_time_is_over_for_a_slow_one() -> None:
+    """Its copies are undelivered and refused; the others are told, though one does not close, and in time."""
     gateway = running("outbox.write_timeout_s=5", "shutdown.drain_timeout_s=3")
-    alice = gateway.login("alice")
+    alice, idle, lingering = (gateway.login(name) for name in ("alice", "carol", "dave"))
+    stranger = gateway.connect()
+    lingering.transport.closes_with_us = False
     bob = await gateway.stuck("bob", alice)
     alice.send(b"bob: 1\nbob: 2\n")
     await turns()
     report = await gateway.drained()
     assert report.undelivered == 2
     assert report.took_s == pytest.approx(3.0, abs=0.1)
-    assert alice.transport.is_aborted
+    assert alice.take() == b"! refused bob: 2 messages, shutdown\n" + NOTICE
+    assert [peer.take() for peer in (idle, stranger, lingering)] == [NOTICE] * 3
+    assert not any(peer.transport.is_aborted for peer in (alice, idle, stranger))
     assert bob.transport.is_aborted
+    assert lingering.transport.is_aborted
+    assert gateway.ledger.refused == {"shutdown": 2}
     assert gateway.ledger.is_balanced
     assert gateway.ledger.in_flight == 0
     assert gateway.tokens.in_use == 0
+
+
+@virtual_time
+async def test_drain_closes_a_slow_one_in_order_when_it_takes_what_was_handed_over() -> None:
+    """Its time is over a quarter before that of all; then only what its transport holds is waited for."""
+    gateway = running("outbox.write_timeout_s=5", "shutdown.drain_timeout_s=4")
+    alice = gateway.login("alice")
+    bob = await gateway.stuck("bob", alice)
+    alice.send(b"bob: 1\n")
+    drained = gateway.loop.create_task(gateway.drained())
+    await passed(2.9)
+    assert gateway.ledger.in_flight == 1
+    await passed(0.2)
+    assert gateway.ledger.refused == {"shutdown": 1}
+    bob.unstick()
+    report = await drained
+    assert report.undelivered == 1
+    assert report.took_s == pytest.approx(3.1, abs=0.1)
+    assert bob.take() == b"from alice: first\n" + NOTICE
+    assert not bob.transport.is_aborted
+
+
+@virtual_time
+async def test_drain_says_that_it_is_late_before_it_closes_anybody() -> None:
+    """Other workers, which are not, may end before it has closed its connections."""
+    gateway = running("outbox.write_timeout_s=5")
+    alice = gateway.login("alice")
+    await gateway.stuck("bob", alice)
+    alice.send(b"bob: 1\nbob: 2\n")
+    await turns()
+    told: list[tuple[int, bytes]] = []
+
+    async def settled() -> None:
+        raise AssertionError("it has not drained")
+
+    ending = Ending(timeout_s=2, settled=settled, on_late=lambda left: told.append((left, alice.take())))
+    report = await ended(gateway, ending)
+    assert told == [(2, b"")]
+    assert report.undelivered == 2
 
 
 @virtual_time
@@ -230,7 +319,7 @@ async def test_drain_closes_nobody_before_the_other_workers_have_drained() -> No
 
 @virtual_time
 async def test_drain_ends_when_its_time_is_over_though_the_others_have_not_drained() -> None:
-    """The time is what it was told; no copy of its own is left without an outcome."""
+    """The time is what it was told, and some of it is for closing; its own copies have their outcomes."""
     gateway = running("shutdown.drain_timeout_s=60")
     alice = gateway.login("alice")
     never = asyncio.Event()
@@ -240,8 +329,29 @@ async def test_drain_ends_when_its_time_is_over_though_the_others_have_not_drain
 
     report = await ended(gateway, Ending(timeout_s=2, settled=settled))
     assert report.undelivered == 0
-    assert report.took_s == pytest.approx(2.0, abs=0.1)
-    assert alice.transport.is_aborted
+    assert report.took_s == pytest.approx(1.5, abs=0.1)
+    assert alice.take() == NOTICE
+    assert not alice.transport.is_aborted
+
+
+@virtual_time
+async def test_drain_counts_what_is_undelivered_of_the_others() -> None:
+    """Its own copies have outcomes, but a client has not got those that another worker has sent."""
+    gateway = running("outbox.write_timeout_s=5")
+    bob = await gateway.stuck("bob", gateway.login("alice"))
+    refused: list[tuple[object, ...]] = []
+    foreign = SimpleNamespace(
+        runs_on=True, return_credit=lambda: None, refuse=lambda *arguments: refused.append(arguments)
+    )
+    assert bob.connection.outbox is not None
+    bob.connection.outbox.offer((b"from eve: hi\n" * 3, 3, cast("Any", foreign)), is_fanout=False)
+
+    async def settled() -> None:
+        await asyncio.Event().wait()
+
+    report = await ended(gateway, Ending(timeout_s=2, settled=settled))
+    assert report.undelivered == 3
+    assert refused == [(3, "shutdown", "bob")]
 
 
 @virtual_time

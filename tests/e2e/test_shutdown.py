@@ -11,6 +11,7 @@ import pytest
 from tests.e2e.gateway_process import LineClient, running_gateway
 from tests.e2e.raw_peer import RawPeer, Script, drive, elapsed, numbers_by_sender
 from tests.e2e.room import same_loop
+from tests.e2e.workers import several
 
 if TYPE_CHECKING:
     from typing import Any
@@ -110,13 +111,20 @@ async def test_stuck_recipient_is_given_up_when_the_gateway_stops() -> None:
 
 
 async def test_gateway_ends_with_status_1_when_the_drain_runs_out_of_time() -> None:
-    """Copies without an outcome after `drain_timeout_s` are counted in the last record, and a failure."""
+    """Copies without an outcome in time are counted in the last record, and a failure; nobody else pays."""
     async with running_gateway(
         *("--loop", same_loop(), *OFTEN, *PATIENT),
-        *("--set", "outbox.write_timeout_s=600", "--set", "shutdown.drain_timeout_s=0.5"),
+        *("--set", "outbox.write_timeout_s=600", "--set", "shutdown.drain_timeout_s=2"),
     ) as gateway:
+        alice = await LineClient.login(gateway.port, "alice")
         stuck, sender = await stuck_pair(gateway.port)
-        status = await gateway.stop()
+        gateway.signal(signal.SIGTERM)
+        await drive(sender.read, until=lambda: sender.is_ended)
+        assert not sender.is_reset
+        assert REFUSED.fullmatch(sender.received)
+        assert await alice.rest() == SHUTDOWN_NOTICE
+        await alice.close()
+        status = await gateway.wait()
         stuck.close()
         sender.close()
 
@@ -124,6 +132,28 @@ async def test_gateway_ends_with_status_1_when_the_drain_runs_out_of_time() -> N
     last = assert_accounted(gateway)
     (stopped,) = gateway.found("gateway.stopped")
     assert stopped["undelivered"] == last["refused_by_reason"]["shutdown"] > 0
+    assert gateway.stderr == b""
+
+
+async def test_clients_of_every_worker_are_told_when_the_drain_runs_out_of_time() -> None:
+    """One slow recipient costs nobody the last word, and is a failure, whoever's it is and its sender."""
+    async with several(
+        *PATIENT, "--set=outbox.write_timeout_s=600", "--set=shutdown.drain_timeout_s=2"
+    ) as gateway:
+        clients = [await LineClient.login(gateway.port, f"c{number}") for number in range(8)]
+        stuck, sender = await stuck_pair(gateway.port)
+        gateway.signal(signal.SIGTERM)
+        await drive(sender.read, until=lambda: sender.is_ended)
+        for client in clients:
+            assert await client.rest() == SHUTDOWN_NOTICE
+            await client.close()
+        status = await gateway.wait()
+        stuck.close()
+
+    assert status == 1
+    assert not sender.is_reset
+    assert sender.received.endswith(SHUTDOWN_NOTICE)  # its worker may be the first whose time is over
+    assert not gateway.found("worker.broken")
     assert gateway.stderr == b""
 
 
