@@ -124,5 +124,6 @@ class BusConfig(Section):
 
     max_outbox_bytes: int = Field(default=4_194_304, ge=65_536, le=1_073_741_824)
     """Bytes of messages that may wait on their way to one other worker; then when_full decides, as for any
-    recipient. Choose what the senders of one worker write to another one while that hangs for a moment.
+    recipient, but "disconnect" refuses, since only a client can be closed. Choose what the senders
+    of one worker write to another one while that hangs for a moment.
     """

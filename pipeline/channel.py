@@ -53,7 +53,7 @@ class SendEnd(Generic[T]):
 
         In the second case `on_sent` is called, in the loop, once the item has entered, or the receive
         end was closed (which accounts for the item); it must not raise. A producer that has no task
-        of its own stops producing until then; so at most one item waits for each.
+        of its own stops producing until then; so no more waits for each than it had in hand.
 
         Raises: as `send_nowait`, but for `WouldBlock`.
         """
